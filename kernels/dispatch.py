@@ -1,0 +1,77 @@
+"""The one place that decides whether an operation runs its PyTorch reference or its Triton kernel.
+
+The environment variable `VIDAPT_KERNELS` chooses: `reference` or `triton`. When it is unset, an operation runs its
+kernel on CUDA tensors if it ships one and triton imports, and its reference everywhere else. Triton is imported only
+when a kernel is about to run.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any, TypeVar, cast
+
+from torch import Tensor
+
+Implementation = TypeVar("Implementation", bound=Callable[..., Any])
+
+CHOICES = ("reference", "triton")
+
+# operation -> (module, function); a kernel has the signature of the reference that it replaces.
+SHIPPED_KERNELS: dict[str, tuple[str, str]] = {}
+
+
+def implementation(operation: str, reference: Implementation, tensor: Tensor) -> Implementation:
+    """Return the function that computes `operation` on tensors like `tensor`: its Triton kernel or `reference`.
+
+    Raises:
+        ValueError: `VIDAPT_KERNELS` has another value than `reference` or `triton`.
+        RuntimeError: `VIDAPT_KERNELS=triton` where the operation ships no kernel, where triton does not import, or on
+            CPU tensors outside Triton's interpreter (`TRITON_INTERPRET=1`).
+    """
+    choice = requested()
+    if choice == "triton":
+        require_triton(operation, tensor.device.type)
+        return cast(Implementation, kernel(operation))
+    if choice is None and operation in SHIPPED_KERNELS and tensor.is_cuda and triton_imports():
+        return cast(Implementation, kernel(operation))
+    return reference
+
+
+def requested() -> str | None:
+    """Return what `VIDAPT_KERNELS` asks for: `"reference"`, `"triton"` or None when it is unset or empty."""
+    choice = os.environ.get("VIDAPT_KERNELS", "")
+    if choice and choice not in CHOICES:
+        raise ValueError(f"VIDAPT_KERNELS={choice!r} is unknown; set it to one of {', '.join(CHOICES)} or unset it")
+    return choice or None
+
+
+def require_triton(operation: str, device_type: str) -> None:
+    """Raise RuntimeError where `operation` cannot run as a Triton kernel on `device_type`."""
+    if operation not in SHIPPED_KERNELS:
+        raise RuntimeError(
+            f"VIDAPT_KERNELS=triton, but {operation} ships no Triton kernel yet; set it to reference or unset it"
+        )
+    if not triton_imports():
+        raise RuntimeError("VIDAPT_KERNELS=triton, but triton does not import; install triton or unset VIDAPT_KERNELS")
+    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            f"VIDAPT_KERNELS=triton, but {operation} got CPU tensors; move them to a GPU, set TRITON_INTERPRET=1 "
+            "(interpreter, slow) or unset VIDAPT_KERNELS"
+        )
+
+
+@cache
+def triton_imports() -> bool:
+    """Tell whether triton can be imported here."""
+    try:
+        import_module("triton")
+    except ImportError:
+        return False
+    return True
+
+
+def kernel(operation: str) -> Callable[..., Any]:
+    """Import and return the Triton implementation of `operation`."""
+    module, function = SHIPPED_KERNELS[operation]
+    return getattr(import_module(module), function)

@@ -1,0 +1,48 @@
+"""Mean teacher: ramp, parameters and buffers."""
+
+import pytest
+import torch
+from torch import nn
+
+from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher
+
+
+@pytest.mark.parametrize(("update", "expected"), [(0, 0.0), (1, 0.5), (9, 0.9), (5000, 0.999)])
+def test_momentum_ramps_up_to_alpha(update, expected):
+    assert ema_momentum(update, 0.999) == pytest.approx(expected)
+
+
+def test_update_averages_parameters_and_buffers_and_copies_counters():
+    student = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    teacher = make_teacher(student)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    student[1].running_mean.fill_(2.0)
+    student[1].num_batches_tracked.fill_(7)
+    before = teacher[0].weight.clone()
+    ema_update(teacher, student, 0.75)
+    assert torch.allclose(teacher[0].weight, before + 0.25)
+    assert torch.allclose(teacher[1].running_mean, torch.full((4,), 0.5))
+    assert int(teacher[1].num_batches_tracked) == 7
+
+
+def test_momentum_zero_copies_and_one_keeps():
+    student = nn.Linear(3, 3)
+    teacher = make_teacher(student)
+    with torch.no_grad():
+        student.weight.mul_(3)
+    kept = teacher.weight.clone()
+    ema_update(teacher, student, 1.0)
+    assert torch.equal(teacher.weight, kept)
+    ema_update(teacher, student, 0.0)
+    assert torch.equal(teacher.weight, student.weight)
+
+
+def test_teacher_is_frozen_and_in_evaluation_mode():
+    student = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train()
+    teacher = make_teacher(student)
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert student.training
+    assert all(parameter.requires_grad for parameter in student.parameters())

@@ -1,0 +1,119 @@
+"""Clip transforms: one draw for all frames, exact labels, deterministic from the generator."""
+
+import numpy as np
+import pytest
+import torch
+
+from vidapt.clip import Clip, PanopticTarget
+from vidapt.transforms import (
+    StrongAugment,
+    TrainTransform,
+    crop_clip,
+    flip_clip,
+    pad_clip,
+    resize_clip,
+    resize_nearest,
+)
+
+
+def make_clip(frames: int = 2, height: int = 24, width: int = 40, ids: int = 70000) -> Clip:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
+    semantic = torch.randint(0, 19, (frames, height, width), dtype=torch.uint8, generator=generator)
+    instance = torch.randint(0, ids, (frames, height, width), dtype=torch.int32, generator=generator)
+    target = PanopticTarget(semantic, instance, torch.ones(frames, dtype=torch.bool))
+    return Clip(image, "video", torch.arange(frames), torch.arange(frames).double(), target)
+
+
+def test_train_transform_gives_the_crop_size_and_repeats_with_the_same_generator():
+    transform = TrainTransform((16, 16), (0.5, 2.0))
+    first, second = (transform(make_clip(), np.random.default_rng(3)) for _ in range(2))
+    assert first.frames.shape == (2, 3, 16, 16)
+    assert first.target.semantic.shape == (2, 16, 16)
+    assert torch.equal(first.frames, second.frames)
+    assert torch.equal(first.target.instance, second.target.instance)
+    other = transform(make_clip(), np.random.default_rng(4))
+    assert not torch.equal(first.frames, other.frames)
+
+
+def test_crop_moves_image_and_labels_together():
+    clip = make_clip()
+    image = clip.target.semantic[:, None].expand(-1, 3, -1, -1).contiguous()
+    labelled = Clip(image, "v", clip.indices, clip.times, clip.target)
+    out = TrainTransform((8, 8))(labelled, np.random.default_rng(0))
+    assert torch.equal(out.frames[:, 0], out.target.semantic)
+
+
+def test_all_frames_of_a_clip_share_one_window():
+    clip = make_clip(frames=1)
+    still = Clip(clip.frames.repeat(3, 1, 1, 1), "v", torch.arange(3), torch.arange(3).double())
+    out = TrainTransform((8, 8), (0.8, 1.5))(still, np.random.default_rng(1))
+    assert torch.equal(out.frames[0], out.frames[1])
+    assert torch.equal(out.frames[0], out.frames[2])
+
+
+def test_padding_uses_ignore_and_no_instance():
+    out = pad_clip(make_clip(), (30, 44))
+    assert out.frames.shape[-2:] == (30, 44)
+    assert (out.frames[..., 24:, :] == 0).all()
+    assert (out.target.semantic[:, 24:] == 255).all()
+    assert (out.target.instance[:, :, 40:] == 0).all()
+
+
+def test_resize_nearest_keeps_large_ids_exact():
+    labels = torch.tensor([[16777217, 5], [7, 2**31 - 1]], dtype=torch.int32)
+    assert torch.equal(resize_nearest(labels, (4, 4)), labels.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    assert torch.equal(resize_nearest(resize_nearest(labels, (4, 4)), (2, 2)), labels)
+
+
+def test_resize_of_the_same_size_is_the_same_clip():
+    clip = make_clip()
+    assert resize_clip(clip, (24, 40)) is clip
+
+
+def test_flip_twice_is_identity_and_crop_takes_the_window():
+    clip = make_clip()
+    assert torch.equal(flip_clip(flip_clip(clip)).frames, clip.frames)
+    window = crop_clip(clip, 2, 3, (5, 6))
+    assert torch.equal(window.target.semantic, clip.target.semantic[:, 2:7, 3:9])
+
+
+def test_dominant_class_is_avoided_where_possible():
+    semantic = torch.zeros(1, 8, 64, dtype=torch.uint8)
+    semantic[..., 56:] = 1
+    clip = Clip(
+        torch.zeros(1, 3, 8, 64, dtype=torch.uint8),
+        "v",
+        torch.arange(1),
+        torch.arange(1).double(),
+        PanopticTarget(semantic, semantic.int(), torch.ones(1, dtype=torch.bool)),
+    )
+    transform = TrainTransform((8, 16), flip=0.0, tries=200, dominant=0.75)
+    out = transform(clip, np.random.default_rng(0))
+    share = torch.bincount(out.target.semantic.flatten().long()).max() / out.target.semantic.numel()
+    assert share < 0.75
+
+
+def test_unlabelled_clips_pass_through():
+    out = TrainTransform((16, 16), (0.5, 1.5))(make_clip().without_target(), np.random.default_rng(0))
+    assert out.target is None
+    assert out.frames.shape == (2, 3, 16, 16)
+
+
+def test_strong_augment_changes_frames_equally_within_a_clip():
+    frame = torch.randint(0, 256, (1, 1, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames = frame.repeat(2, 3, 1, 1, 1)
+    augment = StrongAugment(0.4, 1.0, 1.0)
+    out = augment(frames, [np.random.default_rng(seed) for seed in (1, 2)])
+    assert out.dtype == torch.uint8
+    assert out.shape == frames.shape
+    assert torch.equal(out[0, 0], out[0, 2])
+    assert not torch.equal(out[0], out[1])
+    assert not torch.equal(out[0], frames[0])
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_strong_augment_with_probability_zero_is_identity(jitter):
+    frames = make_clip().frames[None]
+    out = StrongAugment(jitter, 0.0, 0.0)(frames, [np.random.default_rng(0)])
+    assert torch.equal(out, frames)

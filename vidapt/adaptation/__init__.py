@@ -1,0 +1,1 @@
+"""Self-training on unlabelled clips: one file per idea, composed by ``step.py``."""

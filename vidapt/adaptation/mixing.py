@@ -1,0 +1,94 @@
+"""Mixing over clips: ClassMix (source classes onto target clips) and IMix (target instances into source clips)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidapt.adaptation.pseudo_labels import PseudoLabels
+from vidapt.clip import IGNORE, ClipBatch, PanopticTarget
+from vidapt.kernels.paste import paste_instances
+
+
+@dataclass(frozen=True)
+class MixedClips:
+    """Clips put together from both domains.
+
+    Attributes:
+        frames: uint8 (B,T,3,H,W).
+        target: Labels (B,T,H,W).
+        weight: float32 (B,T,H,W) trust in each label, 0..1.
+    """
+
+    frames: Tensor
+    target: PanopticTarget
+    weight: Tensor
+
+
+def draw_classes(semantic: Tensor, noise: Tensor) -> Tensor:
+    """Choose half (rounded up) of the classes that occur in each clip; the same set for all of its frames.
+
+    Args:
+        semantic: uint8 (B,T,H,W) train ids, 255 = ignore.
+        noise: float (B,C) random numbers that rank the C classes of each clip.
+
+    Returns:
+        bool (B,C).
+    """
+    clips, classes = noise.shape
+    counts = semantic.new_zeros(clips, IGNORE + 1, dtype=torch.int32)
+    flat = semantic.flatten(1).long()
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.int32))
+    present = counts[:, :classes] > 0
+    rank = torch.where(present, noise, 2.0).argsort(1).argsort(1)
+    return present & (rank < (present.sum(1, keepdim=True) + 1) // 2)
+
+
+def class_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels, noise: Tensor) -> MixedClips:
+    """Paste half of the source classes over the target clips, frame by frame (ClassMix; DACS, CMOM).
+
+    Source pixels weigh 1, target pixels the clip's confidence. Things keep their ids, on source from the labels and on
+    target from the verified pseudo-instances.
+    """
+    assert source.target is not None
+    weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape).contiguous()
+    pasted = paste_instances(
+        target.frames,
+        pseudo.semantic,
+        pseudo.instance,
+        source.frames,
+        source.target.semantic,
+        source.target.instance,
+        selected_class=draw_classes(source.target.semantic, noise),
+        weight=weight,
+        donor_weight=torch.ones_like(weight),
+    )
+    assert pasted.weight is not None
+    labels = PanopticTarget(pasted.semantic, pasted.ids, torch.ones_like(source.target.labelled))
+    return MixedClips(pasted.image, labels, pasted.weight)
+
+
+def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
+    """Paste verified target instances into the source clips with one id on all frames (IMix, LIDAPS, over time).
+
+    Source labels are exhaustive, so pasting in this direction cannot create unlabelled objects. Pasted pixels weigh
+    the target clip's confidence, source pixels 1. Clips that receive no instance count as unlabelled.
+    """
+    assert source.target is not None
+    weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape).contiguous()
+    pasted = paste_instances(
+        source.frames,
+        source.target.semantic,
+        source.target.instance,
+        target.frames,
+        pseudo.semantic,
+        pseudo.instance,
+        pseudo.verified,
+        weight=torch.ones_like(weight),
+        donor_weight=weight,
+    )
+    assert pasted.weight is not None
+    labelled = source.target.labelled & pseudo.verified.any(1, keepdim=True)
+    return MixedClips(pasted.image, PanopticTarget(pasted.semantic, pasted.ids, labelled), pasted.weight)

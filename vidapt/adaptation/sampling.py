@@ -1,0 +1,26 @@
+"""Random choices that belong to a clip: seeded by its place in the run, not by process or batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Purpose = Literal["class_mix", "augment", "pixel_contrast", "temporal_contrast"]
+_STREAM: dict[str, int] = {"class_mix": 1, "augment": 2, "pixel_contrast": 3, "temporal_contrast": 4}
+
+
+def clip_rngs(seed: int, purpose: Purpose, samples: Tensor) -> list[np.random.Generator]:
+    """One numpy generator per clip; ``samples`` int64 (B,) are the clips' global sample numbers."""
+    return [np.random.default_rng((seed, _STREAM[purpose], sample)) for sample in samples.tolist()]
+
+
+def clip_generators(
+    seed: int, purpose: Purpose, samples: Tensor, device: torch.device | str
+) -> Sequence[torch.Generator]:
+    """One torch generator per clip on ``device``."""
+    rngs = clip_rngs(seed, purpose, samples)
+    return [torch.Generator(device).manual_seed(int(rng.integers(2**62))) for rng in rngs]

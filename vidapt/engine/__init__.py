@@ -1,0 +1,1 @@
+"""The training loop, checkpoints, distribution and logging; no method knowledge."""

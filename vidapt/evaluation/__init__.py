@@ -1,0 +1,1 @@
+"""Metrics from one joint histogram per frame."""

@@ -1,0 +1,1 @@
+"""Reading videos and images, writing segmentations, pictures and reports."""

@@ -1,0 +1,122 @@
+"""From the data sections of a recipe to data sets of clips and to whole labelled videos."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vidapt.clip import Clip, PanopticTarget
+from vidapt.config import CamVidData, Data, LabelledFolderData, StreetWorldData, VideosData
+from vidapt.errors import ConfigError, InputError
+from vidapt.labels import CITYSCAPES, LabelSpace, space_map
+
+
+class ClipDataset(Protocol):
+    """What every data set offers."""
+
+    label_space: LabelSpace | None
+
+    def __len__(self) -> int:
+        """Number of clips."""
+
+    def __getitem__(self, index: int) -> Clip:
+        """One clip."""
+
+
+def build_dataset(data: Data, *, clip_length: int, interval: int, labelled: bool = True) -> Any:
+    """Make the data set that a recipe's section describes.
+
+    Args:
+        data: The section.
+        clip_length: Frames per clip.
+        interval: Distance of a clip's frames in the video.
+        labelled: False leaves the labels out (an unlabelled target).
+
+    Raises:
+        InputError: If files are missing or damaged.
+        ConfigError: If labels are asked of footage that has none.
+    """
+    clips: dict[str, Any] = {"clip_length": clip_length, "interval": interval}
+    if isinstance(data, StreetWorldData):
+        world = _street_world(data, clip_length, interval)
+        return world if labelled else Unlabelled(world)
+    if isinstance(data, CamVidData):
+        from vidapt.datasets.camvid import CamVid
+
+        return CamVid(find_root(data.root), split=data.split, height=data.height, **clips, labelled=labelled)
+    if isinstance(data, LabelledFolderData):
+        from vidapt.datasets.labelled_folder import LabelledFolder
+
+        dataset = LabelledFolder(find_root(data.root), height=data.height, **clips)
+        return dataset if labelled else Unlabelled(dataset)
+    assert isinstance(data, VideosData)
+    if labelled:
+        raise ConfigError(f"{data.root} is unlabelled footage (kind: videos); give kind: labelled_folder for labels")
+    from vidapt.datasets.video_folder import VideoFolder
+
+    return VideoFolder(find_root(data.root), height=data.height, **clips)
+
+
+@lru_cache(maxsize=8)
+def _street_world(data: StreetWorldData, clip_length: int, interval: int) -> Any:
+    """One data set per section, kept, so that the stages of a run render each video once."""
+    from vidapt.datasets.street_world import StreetWorld
+
+    return StreetWorld(**data.model_dump(exclude={"kind"}), clip_length=clip_length, interval=interval)
+
+
+def find_root(root: Path) -> Path:
+    """``root`` itself, or below the folder that the environment variable VIDAPT_DATA names.
+
+    Raises:
+        InputError: If neither exists.
+    """
+    base = os.environ.get("VIDAPT_DATA")
+    candidates = [root] if base is None or root.is_absolute() else [root, Path(base) / root]
+    for candidate in candidates:
+        if candidate.exists() or any(sign in str(candidate) for sign in "*?["):
+            return candidate
+    hint = "" if len(candidates) > 1 else "; give an existing path, or set VIDAPT_DATA to the folder that holds it"
+    raise InputError(f"no data at {' or '.join(map(str, candidates))}{hint}")
+
+
+class Unlabelled:
+    """A data set without its labels."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.label_space: LabelSpace | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.dataset[index].without_target()
+
+
+class Relabelled:
+    """A data set whose classes are mapped by name into another label space; the rest becomes 255."""
+
+    def __init__(self, dataset: Any, space: LabelSpace) -> None:
+        self.dataset = dataset
+        self.label_space: LabelSpace | None = space
+        self._table = torch.from_numpy(space_map(dataset.label_space, space))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = self.dataset[index]
+        semantic = self._table[clip.target.semantic.long()]
+        return replace(clip, target=PanopticTarget(semantic, clip.target.instance, clip.target.labelled))
+
+
+def in_space(dataset: Any, space: LabelSpace) -> Any:
+    """The data set with labels in ``space``."""
+    own = getattr(dataset, "label_space", None) or CITYSCAPES
+    return dataset if own == space else Relabelled(dataset, space)

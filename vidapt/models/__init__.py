@@ -1,0 +1,1 @@
+"""The panoptic network: encoder, heads and fusion."""

@@ -1,0 +1,1 @@
+"""Instance heads behind one interface: ``loss(features, target, ...)`` and ``predict(features, semantic)``."""

@@ -1,0 +1,1 @@
+"""Online tracking of panoptic instances with bounded state."""
