@@ -43,7 +43,7 @@ format: $(INSTALLED)
 types: $(INSTALLED)
 	rm -rf build *.egg-info
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/typetree .
-	$(BIN)/mypy build/typetree/vidapt
+	cd build/typetree && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache vidapt
 
 imports: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/packaging/test_import_direction.py

@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 NEAR = 0.4
 FAR = 1000.0
 SMALLEST = 0.5
+REACH = {3: 70.0, 4: 70.0, 5: 42.0, 6: 42.0, 7: 36.0, 11: 38.0, 12: 45.0, 13: 75.0, 14: 90.0, 15: 90.0, 17: 45.0, 18: 45.0}
 SHADE = 0.45
 GROUND = (0, 1, 9)
 _CORNERS = np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
@@ -102,6 +103,7 @@ def make_scene(bodies: list[Body], time: float, pose: Pose, lens: Lens) -> Scene
     inverse, determinant = _inverse(matrices)
     one_sided = np.array([patch.one_sided for body in bodies for patch in body.patches])
     seen = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]) & (determinant != 0) & (~one_sided | (determinant > 0))
+    seen &= nearest < np.array([REACH.get(body.category, FAR) for body in bodies])[owner]
     seen &= (lengths.min(axis=1) > SMALLEST) & (lengths.max(axis=1) > 4 * SMALLEST)
     rows = np.flatnonzero(seen)
     rows = rows[np.argsort(nearest[rows], kind="stable")]

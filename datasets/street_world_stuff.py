@@ -184,7 +184,7 @@ def _pole(height: float, width: float, rng: np.random.Generator, look: Look) -> 
 def lamp(rng: np.random.Generator, look: Look, toward: float) -> list[Part]:
     """Build a lamp post with an arm of `toward` metres (signed) over the street."""
     height = rng.uniform(6.0, 8.0)
-    mast = _pole(height, 0.2, rng, look)
+    mast = _pole(height, 0.26, rng, look)
     arm = later(rng, _metal, abs(toward), 0.22, look)
     bar = Patch((min(toward, 0.0), height, 0.0), (abs(toward), 0.0, 0.0), (0.0, -0.22, 0.0), (arm,))
     return [Part(POLE, [*mast.patches, bar])]
@@ -194,7 +194,7 @@ def traffic_light(rng: np.random.Generator, look: Look) -> list[Part]:
     """Build a signal head (class traffic light) on a pole, one lamp lit."""
     head = card(0.62, 1.5, (later(rng, _signal, look),))
     raised = head._replace(origin=(head.origin[0], 4.0, -0.1))
-    return [_pole(3.4, 0.2, rng, look), Part(LIGHT, [raised])]
+    return [_pole(3.4, 0.24, rng, look), Part(LIGHT, [raised])]
 
 
 def _signal(look: Look, *, rng: np.random.Generator) -> Pixels:
@@ -211,7 +211,7 @@ def sign(rng: np.random.Generator, look: Look) -> list[Part]:
     size, height = rng.uniform(0.75, 1.1), rng.uniform(2.5, 3.1)
     plate = card(size, size, (later(rng, _plate, look),))
     raised = plate._replace(origin=(plate.origin[0], height, -0.1))
-    return [_pole(2.3, 0.13, rng, look), Part(SIGN, [raised])]
+    return [_pole(2.3, 0.18, rng, look), Part(SIGN, [raised])]
 
 
 def _plate(look: Look, *, rng: np.random.Generator) -> Pixels:

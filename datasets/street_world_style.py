@@ -19,11 +19,11 @@ from vidapt.errors import UserError
 STYLES = ("source", "fog", "night", "texture")
 CLASSES = 19
 
-FOG_DENSITY = 0.028
+FOG_DENSITY = 0.016
 FOG_COLOR: Color = (186.0, 190.0, 196.0)
-TINT = 0.30
-NIGHT_GAMMA = 1.9
-NIGHT_CAST: Color = (0.62, 0.72, 1.0)
+TINT = 0.16
+NIGHT_GAMMA = 1.35
+NIGHT_CAST: Color = (0.78, 0.84, 1.0)
 
 _PATTERNS = {0: "cell", 1: "brick", 2: "plank", 3: "blotch", 4: "cell", 8: "cell", 9: "streak"}
 _RATES = {
@@ -121,7 +121,7 @@ def _night(image: NDArray[np.float32], semantic: NDArray[np.uint8], depth: NDArr
     dark = 255.0 * cv2.pow(image / 255.0, 1.0 + weight * (NIGHT_GAMMA - 1.0))
     cast = 1.0 + weight * (np.asarray(NIGHT_CAST, np.float32) - 1.0)
     near = cv2.exp(depth * np.float32(-1 / 25.0))[..., None]
-    beam = 1.0 + weight * (0.9 * _headlight(*semantic.shape) * near - 0.25)
+    beam = 1.0 + weight * (0.9 * _headlight(*semantic.shape) * near - 0.2)
     lit = dark * cast * beam
     shining = (semantic == 6)[..., None] & (image.max(axis=2, keepdims=True) > 150)
     return np.where(shining, np.maximum(lit, image), lit)
@@ -141,7 +141,7 @@ def grade(
     elif look.style == "night" and weight > 0 and depth is not None:
         image = np.clip(_night(image.astype(np.float32), semantic, depth, weight), 0, 255).astype(np.uint8)
     blurred = cv2.GaussianBlur(image, (3, 3), 0.55)
-    return add_sensor_noise(blurred, 2.0 + (5.0 * weight if look.style == "night" else 0.0), shift)
+    return add_sensor_noise(blurred, 2.0 + (3.0 * weight if look.style == "night" else 0.0), shift)
 
 
 @lru_cache(maxsize=8)

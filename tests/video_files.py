@@ -9,6 +9,7 @@ import numpy as np
 
 FASTSTART = {"movflags": "faststart"}
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+CLUSTERS = {"cluster_time_limit": "400"}
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -50,6 +51,7 @@ def make_video(
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = key_every
         stream.codec_context.max_b_frames = b_frames
         stream.codec_context.time_base = Fraction(1, 25)

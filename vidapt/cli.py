@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 bad input or configuration; 1 a failure of ours; 130 or 14
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -152,7 +153,7 @@ def adapt(
     if resume is not None:
         own = {"--source": source, "--target": target, "--classes": classes}
         given = {"CONFIG": config, "--out": out, "--set": overrides, "--seed": seed, "--dry-run": dry_run}
-        _only_resume(own | given)
+        _only_resume({**own, **given})
         from vidapt.jobs.adapt import resume_adapt
 
         resume_adapt(resume, device=device)
@@ -274,7 +275,8 @@ def _load_own(
 
 
 def _folder(out: Path | None, recipe: Recipe) -> Path:
-    return Path("runs") / recipe.name if out is None else out
+    """``--out``, or a folder below runs/ that the recipe's name gives."""
+    return out or Path("runs") / (re.sub(r"[^\w.-]+", "_", recipe.name).strip("._") or "run")
 
 
 def _only_resume(others: dict[str, object]) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 # Added to a logit, this leaves nothing of its exponential; unlike -inf it never makes a NaN.
 MASKED = -1e30
-CPU_BLOCK_ELEMENTS = 2**17
+CPU_BLOCK_ELEMENTS = 2**18
 GPU_BLOCK_ELEMENTS = 2**22
-MIN_ROWS = 64
+MIN_ROWS = 128
 
 
 class Blocks:

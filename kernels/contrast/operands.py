@@ -51,8 +51,8 @@ class Normalize(torch.autograd.Function):
         return unit
 
     @staticmethod
-    @once_differentiable
     @without_autocast
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Return what is orthogonal to each row over its norm; rows that were too short only scale."""
         unit, inverse, free = ctx.saved_tensors

@@ -85,8 +85,8 @@ class SupervisedLosses(torch.autograd.Function):
         return losses[..., 0].clone(), counts
 
     @staticmethod
-    @once_differentiable
     @without_autocast
+    @once_differentiable
     def backward(ctx: Any, loss_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Recompute each block and send its score gradients to query and key."""
         query, key, query_label, key_label, key_valid, positives, log_sum, push = ctx.saved_tensors

@@ -100,8 +100,8 @@ class NegativeLogSumExp(torch.autograd.Function):
         return result[..., 0].clone()
 
     @staticmethod
-    @once_differentiable
     @without_autocast
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Recompute each block and send grad_i * exp(s_ik - L_i) to query and key."""
         query, key, *masks = ctx.saved_tensors

@@ -75,7 +75,7 @@ def block_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return request.param
 
 
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {"form": form, "exclude_self": exclude, "normalize": normalize, "temperature": temperature}
     for form in ("per_positive", "supcon")
     for exclude in (False, True)
@@ -382,14 +382,14 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("itself", [False, True])
 def test_memory_is_linear_and_nothing_synchronises(form: str, normalize: bool, itself: bool) -> None:
-    query, key, query_label, key_label = problem(1500, 3000, features=8, dtype=torch.float32)
+    query, key, query_label, key_label = problem(2200, 3000, features=8, dtype=torch.float32)
     query.requires_grad_()
     key, key_label = (query, query_label) if itself else (key.requires_grad_(), key_label)
     options: dict[str, Any] = {"temperature": 0.1, "form": form, "normalize": normalize, "exclude_self": itself}
     with Recorder() as recorder:
         supervised_contrast(query, key, query_label, key_label, **options).backward()
     assert recorder.largest <= blocks.CPU_BLOCK_ELEMENTS
-    assert recorder.largest * 10 < len(query) * len(key)
+    assert recorder.largest * 8 < len(query) * len(key)
     assert not getattr(recorder, "synchronising", set())
 
 
@@ -410,7 +410,7 @@ def test_recorder_sees_a_whole_matrix_and_a_synchronisation() -> None:
     exclude_self=st.booleans(),
     normalize=st.booleans(),
     temperature=st.sampled_from([0.01, 0.1, 1.0]),
-    elements=st.sampled_from([1, 7, 40, 2**17]),
+    elements=st.sampled_from([1, 7, 40, 2**18]),
 )
 def test_any_shape(
     queries: int, extra: int, features: int, seed: int, elements: int, exclude_self: bool, **options: Any
@@ -429,7 +429,8 @@ def test_any_shape(
     torch.testing.assert_close(gradient, grads(expected, query)[0], rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", ["per_positive", pytest.param("supcon", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["per_positive", "supcon"])
 def test_compiles_to_one_graph(form: str) -> None:
     query, key, query_label, key_label = problem(6, 9)
     query.requires_grad_()

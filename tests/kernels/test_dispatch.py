@@ -37,7 +37,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def shipped(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A module with a kernel for the operation `double`, as if it shipped."""
     module = ModuleType("shipped_kernel")
-    module.double = lambda: "triton"
+    vars(module)["double"] = lambda: "triton"
     monkeypatch.setitem(sys.modules, "shipped_kernel", module)
     monkeypatch.setattr(dispatch, "SHIPPED_KERNELS", {"double": ("shipped_kernel", "double")})
     monkeypatch.setattr(dispatch, "triton_imports", lambda: True)

@@ -1,11 +1,14 @@
 """Instance pasting and instance statistics against loops over pixels and instances."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidapt.kernels.paste import Pasted, instance_stats, paste_instances
 
@@ -190,6 +193,31 @@ def test_any_shape(shape: tuple[int, int, int, int, int], seed: int, columns: in
     selected_class = torch.rand(shape[0], classes, generator=generator) < 0.2
     expected = pasted_by_loops(base, donor, selected, selected_class, [50] * shape[0])
     assert_same(paste_instances(*base, *donor, selected, selected_class=selected_class, id_offset=50), expected)
+
+
+class Operations(TorchDispatchMode):
+    """Record the names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_synchronises_and_nothing_loops() -> None:
+    counts = []
+    for shape, columns in (((1, 1, 3, 4, 4), 2), ((3, 5, 3, 4, 4), 40)):
+        base, donor = clips(0, shape), clips(1, shape)
+        tables = [torch.ones(shape[0], columns, dtype=torch.bool) for _ in range(2)]
+        with Operations() as operations:
+            paste_instances(*base, *donor, tables[0], selected_class=tables[1], inplace=True)
+            instance_stats(base[2], columns)
+        assert not {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"} & set(operations.names)
+        counts.append(len(operations.names))
+    assert counts[0] == counts[1] > 10
 
 
 def test_inputs_that_require_grad_raise() -> None:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "transforms": {"io", "clip", "labels"},
     "models": {"kernels", "clip", "labels", "config"},
     "tracking": {"clip", "kernels", "flow", "config"},
-    "adaptation": {"models", "kernels", "tracking", "clip", "labels", "flow", "config"},
+    "adaptation": {"models", "kernels", "tracking", "clip", "labels", "flow", "config", "transforms"},
     "evaluation": {"clip", "labels", "io", "flow", "config"},
     "engine": {"clip", "config"},
     **dict.fromkeys(("segmenter", "jobs", "generation", "cli"), EVERYTHING),

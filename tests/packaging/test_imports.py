@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,20 +31,11 @@ except SystemExit as stop:
 
 @pytest.mark.parametrize("code", [IMPORT, HELP], ids=["import vidapt", "vidapt --help"])
 def test_answers_at_once_and_loads_nothing_heavy(code: str) -> None:
-    report = f"print('LOADED', *sorted(set(sys.modules) & set({HEAVY!r})))"
-    started = time.perf_counter()
-    loaded = _run(f"import sys\n{code}\n{report}").splitlines()[-1]
-    seconds = time.perf_counter() - started
-    assert loaded == "LOADED"
-    if seconds >= 1:  # a busy machine: the quickest of a few says what the program needs
-        seconds = min(_seconds(code) for _ in range(5))
-    assert seconds < 1
-
-
-def _seconds(code: str) -> float:
-    started = time.perf_counter()
-    _run(f"import sys\n{code}")
-    return time.perf_counter() - started
+    """The processor time of the whole process counts, which other work on the machine does not change."""
+    report = f"import time; print(time.process_time(), *sorted(set(sys.modules) & set({HEAVY!r})))"
+    seconds, *loaded = _run(f"import sys\n{code}\n{report}").splitlines()[-1].split()
+    assert loaded == []
+    assert float(seconds) < 1
 
 
 def test_public_names_load_on_demand() -> None:

@@ -1,5 +1,7 @@
 """PQ, VPQ, STQ, mIoU and id switches against slow definitions written from the rules, on random videos."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,14 +42,12 @@ def random_video(rng, frames, height=6, width=8):
 
 
 def panoptic_frame(index, ids, category, guess):
-    segments = tuple(
-        Segment(i, c, i >= 256, 1.0, int((ids == i).sum()), (0, 0, 1, 1)) for i, c in category.items()
-    )
+    segments = tuple(Segment(i, c, i >= 256, 1.0, int((ids == i).sum()), (0, 0, 1, 1)) for i, c in category.items())
     return PanopticFrame(index, float(index), guess.astype(np.uint8), ids.astype(np.int32), segments)
 
 
-def slow_panoptic_counts(frames):
-    """Σ IoU, TP, FP, FN per class of one window, by sets of pixels."""
+def tubes_of(frames):
+    """Sets of pixels (time, row, column): targets, predictions, void, crowds; and the class of each prediction."""
     targets, predictions, void, crowd = {}, {}, set(), {c: set() for c in THINGS}
     predicted_class = {}
     for time, (ids, category, _, semantic, tracks) in enumerate(frames):
@@ -63,16 +63,21 @@ def slow_panoptic_counts(frames):
             if panoptic_id:
                 predictions.setdefault(panoptic_id, set()).add(pixel)
                 predicted_class.setdefault(panoptic_id, category[panoptic_id])
+    return targets, predictions, void, crowd, predicted_class
+
+
+def slow_panoptic_counts(frames):
+    """Σ IoU, TP, FP, FN per class of one window."""
+    targets, predictions, void, crowd, predicted_class = tubes_of(frames)
     counts = np.zeros((4, CLASSES))
     hit_targets, hit_predictions = set(), set()
     for target, pixels in targets.items():
         for prediction, others in predictions.items():
-            if predicted_class[prediction] == target[0]:
-                iou = len(pixels & others) / len((pixels | others) - (void & others))
-                if iou > 0.5:
-                    counts[:2, target[0]] += iou, 1
-                    hit_targets.add(target)
-                    hit_predictions.add(prediction)
+            iou = len(pixels & others) / len((pixels | others) - (void & others))
+            if predicted_class[prediction] == target[0] and iou > 0.5:
+                counts[:2, target[0]] += iou, 1
+                hit_targets.add(target)
+                hit_predictions.add(prediction)
     for prediction, pixels in predictions.items():
         ignored = void | crowd.get(predicted_class[prediction], set())
         if prediction not in hit_predictions and len(pixels & ignored) <= len(pixels) / 2:
@@ -82,40 +87,43 @@ def slow_panoptic_counts(frames):
     return counts
 
 
-def slow_tracking(videos):
-    """AQ and SQ of STQ by loops over pixels."""
-    association, tracks = 0.0, 0
-    hits, targets, predictions, missing = (np.zeros(CLASSES), np.zeros(CLASSES), np.zeros(CLASSES), 0)
+def pixels_of(video):
+    """Yield (target class, target track, predicted class, panoptic id) of every pixel; void is 255 on both sides."""
+    for ids, category, _, semantic, instance in video:
+        for position, label in np.ndenumerate(semantic):
+            panoptic_id = int(ids[position])
+            yield int(label), int(instance[position]), category.get(panoptic_id, 255), panoptic_id
+
+
+def slow_association(videos):
+    """AQ by dictionaries of pixel counts."""
+    total, tracks = 0.0, 0
     for video in videos:
-        target_size, predicted_size, shared = {}, {}, {}
-        for ids, category, _, semantic, instance in video:
-            for (row, column), label in np.ndenumerate(semantic):
-                panoptic_id = int(ids[row, column])
-                given = category[panoptic_id] if panoptic_id else None
-                if label != 255:
-                    targets[label] += 1
-                    missing += given is None
-                    if given is not None:
-                        predictions[given] += 1
-                        hits[label] += given == label
-                track = (label, instance[row, column]) if label in THINGS else None
-                if track and track[1] == 0:
-                    continue
-                predicted_track = (panoptic_id, given) if given in THINGS else None
-                if track:
-                    target_size[track] = target_size.get(track, 0) + 1
-                if predicted_track:
-                    predicted_size[predicted_track] = predicted_size.get(predicted_track, 0) + 1
-                if track and predicted_track:
-                    shared[track, predicted_track] = shared.get((track, predicted_track), 0) + 1
-        tracks += len(target_size)
-        for (track, predicted_track), both in shared.items():
-            union = target_size[track] + predicted_size[predicted_track] - both
-            association += both * both / union / target_size[track]
-    union = targets + predictions - hits
-    classes = np.count_nonzero(union) + (missing > 0)
-    aq = association / tracks if tracks else float("nan")
-    return aq, (hits[union > 0] / union[union > 0]).sum() / classes if classes else float("nan")
+        target_size, predicted_size, shared = Counter(), Counter(), Counter()
+        for label, track, guess, panoptic_id in pixels_of(video):
+            if label in THINGS and track == 0:
+                continue
+            target_size[label, track] += label in THINGS
+            predicted_size[guess, panoptic_id] += guess in THINGS
+            shared[label, track, guess, panoptic_id] += label in THINGS and guess in THINGS
+        tracks += len(+target_size)
+        for (*target, guess, panoptic_id), both in (+shared).items():
+            size = target_size[tuple(target)]
+            total += both / size * both / (size + predicted_size[guess, panoptic_id] - both)
+    return total / tracks if tracks else float("nan")
+
+
+def slow_segmentation(videos):
+    """SQ of STQ: mean IoU of the panoptic maps, where void on labelled pixels is one more class of IoU 0."""
+    shared, targets, predictions = Counter(), Counter(), Counter()
+    for label, _, guess, _ in (pixel for video in videos for pixel in pixels_of(video)):
+        if label != 255:
+            targets[label] += 1
+            predictions[guess] += 1
+            shared[label] += label == guess
+    classes = targets.keys() | predictions.keys()
+    ious = [shared[c] / (targets[c] + predictions[c] - shared[c]) for c in classes]
+    return np.mean(ious) if ious else float("nan")
 
 
 def slow_id_switches(video):
@@ -174,7 +182,7 @@ def test_panoptic_counts_of_every_window(videos):
 @given(videos)
 def test_tracking_quality_and_switches(videos):
     scores = score(videos)
-    aq, sq = slow_tracking(videos)
+    aq, sq = slow_association(videos), slow_segmentation(videos)
     assert scores.aq == pytest.approx(aq, abs=1e-9, nan_ok=True)
     assert scores.stq_sq == pytest.approx(sq, abs=1e-9, nan_ok=True)
     assert scores.stq == pytest.approx(np.sqrt(aq * sq), abs=1e-9, nan_ok=True)
@@ -189,7 +197,9 @@ def test_mean_iou(videos):
     ious = []
     for c in range(CLASSES):
         shared = sum(((guess == c) & (semantic == c)).sum() for _, _, guess, semantic, _ in frames)
-        either = sum((((guess == c) | (semantic == c)) & (semantic != 255)).sum() for _, _, guess, semantic, _ in frames)
+        either = sum(
+            (((guess == c) | (semantic == c)) & (semantic != 255)).sum() for _, _, guess, semantic, _ in frames
+        )
         ious.append(shared / either if either else np.nan)
     np.testing.assert_allclose(list(scores.iou.values()), ious, atol=1e-9)
     assert scores.miou == pytest.approx(np.nanmean(ious), abs=1e-9)

@@ -133,6 +133,22 @@ def test_adapt_with_a_recipe(jobs: Jobs) -> None:
     assert jobs.calls[0][2] == {"out": Path("x"), "device": "cuda", "dry_run": False}
 
 
+@pytest.mark.usefixtures("recipes")
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("fog demo, source only", "fog_demo_source_only"),
+        ("../../etc", "etc"),
+        ("a/b", "a_b"),
+        ("..", "run"),
+        ("Zürich-2.1", "Zürich-2.1"),
+    ],
+)
+def test_default_folder_lies_below_runs(jobs: Jobs, name: str, folder: str) -> None:
+    assert run("train", "plain.yaml", "--set", f"name={name}") == 0
+    assert jobs.calls[0][2]["out"] == Path("runs") / folder
+
+
 def test_adapt_to_own_data(jobs: Jobs) -> None:
     own = ("--source", "labelled", "--target", "drive.mp4", "--classes", "classes.yaml")
     assert run("adapt", *own, "--set", "training.steps=9", "--seed", "4") == 0

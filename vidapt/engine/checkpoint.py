@@ -216,7 +216,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     weights = {path.stem: _read_tensors(path)[0] for path in files}
     tree = _read_json(folder / _STATE)
     state = join_state(tree, _read_tensors(folder / _TENSORS)[0])
-    return Checkpoint(folder, int(manifest["step"]), weights, state)
+    if state["step"] != manifest["step"]:
+        raise CheckpointError(f"{folder / _MANIFEST} is damaged: it names step {manifest['step']}, not {state['step']}")
+    return Checkpoint(folder, state["step"], weights, state)
 
 
 def newest_loadable(run: Path) -> Checkpoint | None:

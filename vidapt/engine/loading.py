@@ -203,10 +203,10 @@ def _from_workers(samples: _Samples, numbers: _Numbers, workers: int) -> Iterato
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a worker to one thread, and alive when a stop signal reaches the whole process group."""
+    """Keep a worker to one thread, and alive when Ctrl-C reaches the whole process group."""
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # SIGTERM keeps its effect: Python ends leftover workers with it at exit and would wait for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

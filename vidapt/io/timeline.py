@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-REORDER_LIMIT = 64
-"""Largest distance between decoding and display order that B-frames can explain; more is a clock that jumps."""
+REORDER_LIMIT = 32
+"""Largest distance between decoding and display order, in frames, that B-frames can explain."""
+
+MAX_STRAY_SHARE = 0.25
+"""Largest share of packets with a damaged time stamp; where more disagree, the clock of the recording jumped."""
 
 NEIGHBOURS = 4
 """Frames around a jump whose bytes are looked at: with B-frames the lost bytes lie next to other frames."""
@@ -39,6 +42,12 @@ class Packets:
     damaged: NDArray[np.bool_]
     other: NDArray[np.int64]
     ordered: bool = True
+
+    def without(self, dropped: NDArray[np.bool_]) -> Packets:
+        """The same packets but those that ``dropped``, bool (n,), marks."""
+        kept = ~dropped
+        fields = ("stamps", "sizes", "positions", "keyframes", "damaged")
+        return replace(self, **{name: getattr(self, name)[kept] for name in fields})
 
 
 @dataclass(frozen=True)
@@ -99,17 +108,22 @@ def build_timeline(packets: Packets, tick: Fraction, default_step: float) -> Tim
     """Number the frames of a video by the rank of their time stamps.
 
     Where the stamps jump and the file holds bytes there that belong to no packet, the frames in between were lost to
-    damage and get numbers too; a jump without such bytes is a variable frame rate.
+    damage and get numbers too; a jump without such bytes is a variable frame rate. A packet whose own stamp is damaged
+    counts as lost.
 
     Args:
         packets: At least one packet.
         tick: Seconds per tick.
         default_step: Ticks per frame, for a video of one frame and for counted timelines.
     """
-    stamps, first_of = np.unique(packets.stamps, return_index=True)
-    if not packets.ordered or _clock_jumps(packets.stamps):
-        return _counted(len(packets.stamps), tick, default_step)
+    count = len(packets.stamps)
+    stamps = np.unique(packets.stamps)
     step = float(np.median(np.diff(stamps))) if len(stamps) > 1 else default_step
+    strays = _strays(packets.stamps, REORDER_LIMIT * step)
+    if not packets.ordered or strays.sum() > MAX_STRAY_SHARE * count:
+        return _counted(count, tick, default_step)
+    packets = packets.without(strays)
+    stamps, first_of = np.unique(packets.stamps, return_index=True)
     gaps = _lost_frames(packets, first_of, stamps, step)
     indices = np.arange(len(stamps), dtype=np.int64)
     indices[1:] += np.cumsum(gaps)
@@ -126,11 +140,11 @@ def _counted(count: int, tick: Fraction, step: float) -> Timeline:
     return Timeline(empty, empty, count, step, tick, np.zeros(1, np.int64), empty, counted=True)
 
 
-def _clock_jumps(stamps: NDArray[np.int64]) -> bool:
-    """Whether some packet stands further from its display position than reordering explains."""
-    rank = np.empty(len(stamps), np.int64)
-    rank[np.argsort(stamps, kind="stable")] = np.arange(len(stamps))
-    return bool(np.any(np.abs(rank - np.arange(len(stamps))) > REORDER_LIMIT))
+def _strays(stamps: NDArray[np.int64], limit: float) -> NDArray[np.bool_]:
+    """bool (n,): stamps in file order that contradict the others by more than ``limit`` ticks; the fewer are wrong."""
+    ahead = stamps - np.minimum.accumulate(stamps[::-1])[::-1] > limit
+    behind = np.maximum.accumulate(stamps) - stamps > limit
+    return ahead if ahead.sum() <= behind.sum() else behind
 
 
 def _lost_frames(

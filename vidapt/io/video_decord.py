@@ -40,11 +40,11 @@ class DecordReader(Reader):
         try:
             video = decord.VideoReader(str(path), num_threads=1)
             self.total = len(video)
-            size = (int(video[0].shape[0]), int(video[0].shape[1]))
-        except (RuntimeError, decord.DECORDError, IndexError) as error:
+        except (RuntimeError, decord.DECORDError) as error:
             raise InputError(
                 f"{path} cannot be decoded by decord ({str(error).splitlines()[0]}); try backend 'pyav'"
             ) from error
+        size = None if self.info is None else self.info.size
         super().__init__(str(path), selection, fps=float(video.get_avg_fps()) or 25.0, size=size)
         self.path = path
         self.expected_frames = selection.count(self.total if self.info is None else self.info.expected)
@@ -59,9 +59,14 @@ class DecordReader(Reader):
             try:
                 image = video[index].asnumpy()
             except (RuntimeError, decord.DECORDError):
-                self._note(f"frame {index} cannot be decoded")
+                self._note(f"frame {index} cannot be decoded by decord")
                 image = None
+            else:
+                self.size = (image.shape[0], image.shape[1])
             yield ReadFrame(index, time, image, image is not None)
+
+    def _why_nothing(self) -> str:
+        return f"{super()._why_nothing()}; backend 'pyav' may read more of it"
 
     def _truncation(self) -> Truncation | None:
         return None if self.info is None else truncation(self.info, self.selection, self.decoded)

@@ -108,9 +108,9 @@ class _PacketLog:
 
     def __init__(self) -> None:
         self.video = [array("q") for _ in range(5)]
+        self.ends = array("q")
         self.other = array("q")
-        self.ends = 0.0
-        self.video_end = 0
+        self.other_end = 0.0
         self.discarded = 0
         self.untimed = False
 
@@ -118,8 +118,8 @@ class _PacketLog:
         if not packet.size:
             return
         end = (packet.pts if packet.pts is not None else packet.dts or 0) + (packet.duration or 0)
-        self.ends = max(self.ends, float(end * packet.time_base))
         if not is_video:
+            self.other_end = max(self.other_end, float(end * packet.time_base))
             if packet.pos is not None:
                 self.other.extend((packet.pos, packet.size))
         elif packet.is_discard:
@@ -129,12 +129,18 @@ class _PacketLog:
 
     def _add_video(self, packet: Any, end: int) -> None:
         self.untimed |= packet.pts is None
-        self.video_end = max(self.video_end, end)
+        self.ends.append(end)
         stamp = packet.pts if packet.pts is not None else len(self.video[0])
         position = -1 if packet.pos is None else packet.pos
         values = (stamp, packet.size, position, packet.is_keyframe, packet.is_corrupt)
         for column, value in zip(self.video, values, strict=True):
             column.append(value)
+
+    def video_end(self, timeline: Timeline) -> float:
+        """Ticks at which the last frame ends; packets with a damaged time stamp do not count."""
+        ends = np.array(self.ends, np.int64)
+        known = ends if timeline.counted else ends[np.array(self.video[0]) <= timeline.stamps[-1]]
+        return float(known.max())
 
     def packets(self, ordered: bool) -> Packets:
         stamps, sizes, positions, keyframes, damaged = (np.array(column, np.int64) for column in self.video)
@@ -178,10 +184,10 @@ def _missing(container: Any, stream: Any, log: _PacketLog, timeline: Timeline, k
         return 0
     tick = float(stream.time_base)
     announced, slack = stream.duration or _tagged_duration(stream, tick), 0.0
-    covered = float(log.video_end)
+    covered = log.video_end(timeline)
     if announced is None:
         announced = (container.duration or 0) / 1e6 / tick
-        covered = log.ends / tick
+        covered = max(covered, log.other_end / tick)
         slack = _AUDIO_SLACK_SECONDS / tick if len(container.streams) > 1 else 0.0
     if not kinds & _ABSOLUTE_DURATION and not timeline.counted:
         covered -= max(float(timeline.stamps[0]), 0.0)

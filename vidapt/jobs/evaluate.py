@@ -93,7 +93,7 @@ def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
     clip = videos.video_clip(number)
     generated = hasattr(videos, "exact_flow")
     flow, valid = _exact_flow(videos, number) if generated else (None, None)
-    has_instances = generated or bool(clip.target.instance.any())
+    has_instances = getattr(videos, "has_instances", generated)
     for index in range(len(clip.frames)):
         image = np.ascontiguousarray(clip.frames[index].permute(1, 2, 0).numpy())
         instance = clip.target.instance[index].numpy() if has_instances else None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidapt.config import EncoderConfig
-from vidapt.errors import ConfigError
+from vidapt.errors import CheckpointError, ConfigError
 from vidapt.models.encoder_weights import download_mit, load_encoder_weights
 from vidapt.models.grid import STRIDE, cells
 
@@ -73,14 +73,15 @@ def build_encoder(config: EncoderConfig) -> Encoder:
         ConfigError: If timm has no such model, refuses an option, or the model gives no pyramid for frames of any size.
         CheckpointError: If the weights cannot be read or downloaded, or belong to another architecture.
     """
-    download = config.pretrained is True and config.name not in MIT_NAMES
-    body = _create(config, download)
+    body = _create(config, download=False)
     levels = _pyramid_levels(body, config.name)
     encoder = Encoder(body, levels, _is_channels_last(body, levels, config.name))
-    if config.pretrained is True and not download:
-        download_mit(encoder.body, config.name)
-    elif not isinstance(config.pretrained, bool):
-        load_encoder_weights(encoder.body, config.pretrained, config.name)
+    if not isinstance(config.pretrained, bool):
+        load_encoder_weights(body, config.pretrained, config.name)
+    elif config.pretrained and config.name in MIT_NAMES:
+        download_mit(body, config.name)
+    elif config.pretrained:
+        body.load_state_dict(_create(config, download=True).state_dict())
     return encoder
 
 
@@ -96,8 +97,13 @@ def _create(config: EncoderConfig, download: bool) -> nn.Module:
         arguments["drop_path_rate"] = config.drop_path
     try:
         return timm.create_model(name, pretrained=download, features_only=True, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, OSError) as error:
-        raise ConfigError(f"encoder {config.name!r} cannot be built: {_first_line(error)}") from error
+    except Exception as error:  # timm and the hub's client raise many unrelated types
+        if download:
+            raise CheckpointError(
+                f"weights of {name!r} cannot be downloaded ({_first_line(error)}); "
+                "set encoder.pretrained to a local .pth or .safetensors file, or to false"
+            ) from error
+        raise ConfigError(f"encoder {name!r} cannot be built: {_first_line(error)}") from error
 
 
 def _pyramid_levels(body: nn.Module, name: str) -> range:

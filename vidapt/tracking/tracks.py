@@ -162,7 +162,7 @@ def _cut_edges(labels: NDArray[np.int32], boxes: NDArray[np.float64]) -> NDArray
 def _touching(
     labels: NDArray[np.int32], starts: NDArray[np.float64], stops: NDArray[np.float64], axis: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels of each detection's first and last line along ``axis`` that border on another detection outside its box."""
+    """Pixels of each detection's first and last line along ``axis`` that border on another one outside the box."""
     before, after = (labels[:-1], labels[1:]) if axis == 0 else (labels[:, :-1], labels[:, 1:])
     index = np.flatnonzero((before != after) & (before != 0) & (after != 0))
     place = np.unravel_index(index, before.shape)

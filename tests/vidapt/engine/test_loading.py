@@ -17,7 +17,7 @@ from vidapt.errors import ConfigError, InputError, TrainingError
 
 def batches(count, data=None, **options):
     options = {"seed": 1, "domain": "source", "batch": 4, **options}
-    return list(islice(clip_loader(data or ToyClips(), flip, **options), count))
+    return list(islice(clip_loader(ToyClips() if data is None else data, flip, **options), count))
 
 
 @given(st.integers(1, 50), st.integers(0, 2**40), st.integers(0, 3))
@@ -35,7 +35,7 @@ def test_parts_of_all_processes_cover_the_batch_once(world, accumulate, size, st
         for part in range(accumulate)
     ]
     assert all(len(share) == size for share in shares)
-    assert sum(shares, []) == list(range(step * batch, (step + 1) * batch))
+    assert [number for share in shares for number in share] == list(range(step * batch, (step + 1) * batch))
 
 
 def test_epochs_seeds_and_domains_have_their_own_order():

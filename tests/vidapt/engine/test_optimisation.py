@@ -1,7 +1,7 @@
 import pytest
 import torch
-from toy_training import ToyNetwork, config
 from torch import nn
+from toy_training import ToyNetwork, config
 
 from vidapt.engine.optimisation import clip_gradients, learning_rate, make_optimizer, parameter_groups, update
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,8 +87,8 @@ class ToyStep:
     norm: str = "group"
     dropout: float = 0.0
     poison: dict[int, str] = field(default_factory=dict)
-    pause: float = 0.0
     fail_on: int | None = None
+    die_on: int | None = None
     seen: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -107,11 +107,12 @@ class ToyStep:
         return {"student": self.student, "teacher": self.teacher}
 
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[tuple[str, Tensor]]:
-        time.sleep(self.pause)
         samples = source.samples.tolist()
         self.seen += samples
         if self.fail_on in samples:
             raise ValueError(f"cannot digest sample {self.fail_on}")
+        if self.die_on in samples:
+            os._exit(9)
         assert source.target is not None
         frames = source.frames.float()
         bad = {self.poison[sample] for sample in samples if sample in self.poison}
@@ -176,7 +177,7 @@ def config(**changes: Any) -> TrainingConfig:
 def loader(domain: str, settings: TrainingConfig, data: ToyClips | None = None, **process: int) -> Loader:
     """The stream of one domain."""
     return lambda start: clip_loader(
-        data or ToyClips(),
+        ToyClips() if data is None else data,
         flip,
         seed=settings.seed,
         domain=domain,
@@ -289,6 +290,9 @@ def free_port() -> int:
 def main() -> None:
     """Run the jobs of a JSON list one after the other; prints a JSON list of the ranks' exit codes."""
     torch.set_num_threads(1)
+    # The first optimiser imports this, which takes seconds; the children inherit it.
+    importlib.import_module("torch._dynamo")
+
     codes = []
     for job in json.loads(Path(sys.argv[1]).read_text()):
         children = start_job(Job(**job), free_port())

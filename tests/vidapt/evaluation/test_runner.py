@@ -213,12 +213,14 @@ def test_mapping_scores_classes_of_another_space():
     assert scores.iou["building"] == pytest.approx(9 / 12)
     assert scores.iou["tree"] == 0
     assert scores.averaged["miou"] == ("building", "tree")
-    with pytest.raises(UserError, match="mapping"):
-        evaluator.update(panoptic_frame(predicted, predicted + np.int32(1)), target, np.zeros(SIZE, np.int32))
+    with pytest.raises(UserError, match="mapping covers mIoU only"):
+        VideoEvaluator(CAMVID, mapping=mapping).update(
+            panoptic_frame(predicted, predicted + np.int32(1)), target, np.zeros(SIZE, np.int32)
+        )
 
 
-def truck_target():
-    """The upper half of the sky is train in the target, which the prediction calls road and sky."""
+def train_target():
+    """The upper two rows are a train in the target, which the prediction calls road and sky."""
     semantic, instance = street()
     semantic[:2] = TRAIN
     instance[:2] = 9
@@ -230,7 +232,7 @@ def truck_target():
 @pytest.mark.parametrize(("unscored", "road", "sky"), [("counted", 40 / 52, 24 / 36), ("ignored", 1, 1)])
 def test_both_conventions_for_unscored_classes(unscored, road, sky):
     evaluator = VideoEvaluator(CITYSCAPES, scored_classes=["road", "sky", "car"], unscored=unscored)
-    evaluator.update(*truck_target())
+    evaluator.update(*train_target())
     evaluator.end_video()
     scores = evaluator.result()
     assert scores.iou["road"] == pytest.approx(road)
@@ -284,7 +286,7 @@ def test_refuses_frames_that_do_not_fit():
         evaluator.update(frame)
     with pytest.raises(UserError, match="one size"):
         evaluator.update(frame, semantic[1:], instance[1:])
-    with pytest.raises(UserError, match="0..18 and 255"):
+    with pytest.raises(UserError, match=r"0\.\.18 and 255"):
         evaluator.update(frame, np.full(SIZE, 40, np.uint8), instance)
     unlisted = PanopticFrame(0, 0.0, frame.semantic, frame.ids, ())
     with pytest.raises(UserError, match="neither void"):

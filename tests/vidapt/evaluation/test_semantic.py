@@ -42,7 +42,7 @@ def test_counts_stand_for_runs():
 
 @pytest.mark.parametrize(("target", "predicted"), [(19, 0), (0, 19), (254, 0)])
 def test_train_ids_outside_the_space(target, predicted):
-    with pytest.raises(UserError, match="0..18 and 255"):
+    with pytest.raises(UserError, match=r"0\.\.18 and 255"):
         confusion_matrix(np.array([target], np.uint8), np.array([predicted], np.uint8), 19)
 
 

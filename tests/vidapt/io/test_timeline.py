@@ -83,3 +83,14 @@ def test_one_packet_and_foreign_stamps() -> None:
 )
 def test_missing_frames_at_the_end(covered: float, duration: float, slack: float, missing: int) -> None:
     assert missing_at_end(covered, duration, 10, slack=slack) == missing
+
+
+def test_damaged_stamps_count_as_lost_frames() -> None:
+    for wrong in (10**7, -(10**6)):
+        stamps = [10 * index for index in range(100)]
+        stamps[40:43] = [wrong, wrong + 10, wrong + 20]
+        timeline = build_timeline(packets(stamps), Fraction(1, 100), 10)
+        assert timeline.lost() == [40, 41, 42]
+        assert timeline.count == 100
+        assert timeline.index_of(wrong) == -1
+        assert timeline.index_of(500) == 50

@@ -128,10 +128,15 @@ def test_no_frames_is_still_valid(tmp_path: Path) -> None:
     assert list(read_segmentation(tmp_path)) == []
 
 
-def test_an_error_in_the_middle_leaves_valid_files(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), SegmentationWriter(tmp_path, CITYSCAPES, video_name="v", fps=25) as writer:
+def fail_after_one_frame(folder: Path) -> None:
+    with SegmentationWriter(folder, CITYSCAPES, video_name="v", fps=25) as writer:
         writer.write(make_frame(0), picture(0))
         raise KeyError("network")
+
+
+def test_an_error_in_the_middle_leaves_valid_files(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        fail_after_one_frame(tmp_path)
     check_consistent(tmp_path, [0])
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["complete"], summary["frames"]) == (False, 1)
@@ -162,15 +167,17 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         write(tmp_path / "a", range(1))
 
 
-def test_full_disk_keeps_the_frames_before(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    with (
-        pytest.raises(StorageError, match=r"No space left on device\); 3 frames are complete") as caught,
-        SegmentationWriter(folder, CITYSCAPES, video_name="v", fps=25, overlay=False) as writer,
-    ):
+def write_with_full_disk(folder: Path) -> None:
+    with SegmentationWriter(folder, CITYSCAPES, video_name="v", fps=25, overlay=False) as writer:
         (folder / "panoptic" / "000003.png").symlink_to("/dev/full")
         for index in range(5):
             writer.write(make_frame(index), picture(index))
+
+
+def test_full_disk_keeps_the_frames_before(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(StorageError, match=r"No space left on device\); 3 frames are complete") as caught:
+        write_with_full_disk(folder)
     assert "\n" not in str(caught.value)
     check_consistent(folder, [0, 1, 2])
     assert len(list(read_segmentation(folder))) == 3

@@ -181,6 +181,28 @@ def test_pretrained_true_downloads_mit_weights_through_timm(source, monkeypatch)
     )
 
 
+def test_a_failed_download_of_a_timm_model_says_what_to_do():
+    with pytest.raises(CheckpointError, match=r"'test_resnet' cannot be downloaded.*local \.pth"):
+        build_encoder(EncoderConfig(name="test_resnet", pretrained=True))
+
+
+def test_timm_models_are_downloaded_through_timm(monkeypatch):
+    create = timm.create_model
+    asked = []
+
+    def fake(name: str, *, pretrained: bool, **options: object) -> torch.nn.Module:
+        asked.append(pretrained)
+        model = create(name, pretrained=False, **options)
+        torch.nn.init.constant_(next(model.parameters()), 7.0 if pretrained else 0.0)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", fake)
+    encoder = build_encoder(EncoderConfig(name="test_resnet", pretrained=True))
+    assert next(encoder.parameters()).unique().item() == 7.0
+    build_encoder(EncoderConfig(name="test_resnet"))
+    assert asked == [False, True, False]
+
+
 def test_a_failed_download_says_what_to_do(monkeypatch):
     def fail(repository: str, filename: str) -> dict[str, torch.Tensor]:
         raise ConnectionError("offline")
