@@ -62,6 +62,7 @@ class LabelledFolder(ClipDataset):
         self._is_thing = space.is_thing
         self._images = find_images(self.root)
         self._instances = next((name for name in ("instance", "panoptic") if (self.root / name).is_dir()), None)
+        self.has_instances = self._instances is not None
         for kind in ("semantic", self._instances):
             self._check_labels(kind)
         tables = [VideoTimes(name, *steady(len(paths), fps)) for name, paths in self._images.items()]

@@ -1,8 +1,8 @@
 """Street world: procedural street video with exact panoptic labels, flow and depth; a test bed, not real data.
 
 Everything follows from a seed: worlds are the same on every machine up to rounding, whatever the number of workers, the
-order of access or the number of frames asked for. Classes are Cityscapes train ids (without train, 16). Changing what is
-drawn invalidates every table made with it: raise `VERSION` then.
+order of access or the number of frames asked for. Classes are Cityscapes train ids (without train, 16). Changing what
+is drawn invalidates every table made with it: raise `VERSION` then.
 
 `python -m vidapt.datasets.street_world docs/images/street_world.png` draws the overview picture of the documentation.
 """
@@ -32,6 +32,7 @@ from vidapt.datasets.street_world_render import (
     paint,
     photograph,
 )
+from vidapt.datasets.street_world_scene import Body
 from vidapt.datasets.street_world_style import STYLES, Look, check_look
 from vidapt.datasets.street_world_texture import TILE
 from vidapt.datasets.street_world_traffic import World, generator
@@ -70,7 +71,7 @@ class _Moment:
 
     index: int
     painting: Painting
-    bodies: list
+    bodies: list[Body]
 
 
 class _Camera:
@@ -215,9 +216,11 @@ class StreetWorld(Dataset[Clip]):
             )
         if span > frames:
             raise UserError(
-                f"a clip of {clip_length} frames, {interval} apart, spans {span} frames, but street_world videos have {frames}"
+                f"a clip of {clip_length} frames, {interval} apart, spans {span} frames: "
+                f"street_world videos of {frames} frames are too short; raise frames"
             )
-        self.seed, self.frames, self.size, self.style, self.strength = seed, frames, tuple(size), style, strength
+        self.seed, self.frames, self.style, self.strength = seed, frames, style, strength
+        self.size = (int(size[0]), int(size[1]))
         self.clip_length, self.interval, self.labelled, self.fps = clip_length, interval, labelled, fps
         self._count, self._starts = videos, frames - span + 1
         self._cache: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = {} if cache else None
@@ -256,11 +259,12 @@ class StreetWorld(Dataset[Clip]):
     def _render(self, video: int, want: Sequence[str], last: int | None = None) -> Iterator[Frame]:
         key = (self.seed, video, STYLES.index(self.style))
         frames = self.frames if last is None else last + 1
-        look = {"style": self.style, "strength": self.strength}
-        return render_video(key, frames=frames, size=self.size, fps=self.fps, want=want, **look)
+        return render_video(
+            key, frames=frames, size=self.size, style=self.style, strength=self.strength, fps=self.fps, want=want
+        )
 
     def _video(self, video: int, last: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return images (F, 3, H, W) uint8, semantic (F, H, W) uint8 and instance (F, H, W) int32 up to frame `last`."""
+        """Return images (F, 3, H, W), semantic (F, H, W) and instance (F, H, W), at least up to frame `last`."""
         if self._cache is not None and video in self._cache:
             return self._cache[video]
         frames = list(self._render(video, (), None if self._cache is not None else last))
@@ -297,8 +301,19 @@ def panoptic_picture(frame: Frame) -> NDArray[np.uint8]:
     return picture
 
 
-def flow_picture(flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Colour flow by direction (hue) and length (brightness); invalid pixels are white."""
+def depth_picture(frame: Frame) -> NDArray[np.uint8]:
+    """Colour a frame's depth, near bright and far dark."""
+    if frame.depth is None:
+        raise UserError("this frame has no depth: render it with want=('depth',)")
+    near = np.clip(1200 / frame.depth, 0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(near, cv2.COLORMAP_MAGMA), cv2.COLOR_BGR2RGB)
+
+
+def flow_picture(frame: Frame) -> NDArray[np.uint8]:
+    """Colour a frame's flow by direction (hue) and length (brightness); invalid pixels are white."""
+    flow, valid = frame.flow, frame.flow_valid
+    if flow is None or valid is None:
+        raise UserError("this frame has no flow: render it with want=('flow',)")
     length, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1])
     value = np.clip(255 * np.sqrt(length / max(float(np.percentile(length, 99)), 1e-3)), 0, 255)
     hsv = np.stack([angle * 90 / np.pi, np.full_like(value, 220), value], 2).astype(np.uint8)
@@ -307,17 +322,17 @@ def flow_picture(flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
     return picture
 
 
-def overview(seed: int = 104, size: tuple[int, int] = (128, 256), moments: Sequence[int] = (4, 24)) -> NDArray[np.uint8]:
-    """Return the contact sheet of the documentation: per moment every style, panoptic labels, flow and depth."""
-    rows = []
-    for moment in moments:
-        shots = [list(render_video(seed, frames=moment + 1, size=size, style=style))[-1].image for style in STYLES]
-        exact = list(render_video(seed, frames=moment + 1, size=size, want=("depth", "flow")))[-1]
-        assert exact.flow is not None and exact.flow_valid is not None and exact.depth is not None
-        depth = cv2.applyColorMap(np.clip(1200 / exact.depth, 0, 255).astype(np.uint8), cv2.COLORMAP_MAGMA)[..., ::-1]
-        shots += [panoptic_picture(exact), flow_picture(exact.flow, exact.flow_valid), depth]
-        rows.append(shots)
-    return np.concatenate([np.concatenate([row[column] for row in rows], 1) for column in range(len(rows[0]))])
+def overview(seed: int = 104, size: tuple[int, int] = (128, 256), moment: int = 24) -> NDArray[np.uint8]:
+    """Return the contact sheet of the documentation, (4 H, 2 W, 3).
+
+    One moment of one world as source and fog, night and texture, then its depth and flow, its panoptic labels and those
+    of five frames later.
+    """
+    tiles = [list(render_video(seed, frames=moment + 1, size=size, style=style))[-1].image for style in STYLES]
+    exact = list(render_video(seed, frames=moment + 6, size=size, want=("depth", "flow")))
+    now, after = exact[moment], exact[moment + 5]
+    tiles += [depth_picture(now), flow_picture(now), panoptic_picture(now), panoptic_picture(after)]
+    return np.concatenate([np.concatenate(pair, axis=1) for pair in zip(tiles[::2], tiles[1::2], strict=True)])
 
 
 def main(arguments: Sequence[str]) -> None:

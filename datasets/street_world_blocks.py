@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vidapt.datasets import street_world_people as people
 from vidapt.datasets import street_world_scene as scene
 from vidapt.datasets import street_world_stuff as stuff
 from vidapt.datasets import street_world_things as things
@@ -61,22 +62,23 @@ def _lots(block: Block, side: int) -> list[Body]:
     cuts = [start, CHUNK] if block.crossing or rng.random() < 0.3 else [0.0, 12.0, CHUNK]
     x = block.street.edge(side) + side * block.street.walk[0 if side < 0 else 1]
     bodies: list[Body] = []
-    for (z0, z1), rng in zip(pairwise(cuts), rng.spawn(len(cuts) - 1), strict=True):
-        block, kind = block._replace(rng=rng), rng.random()
+    for (z0, z1), own in zip(pairwise(cuts), rng.spawn(len(cuts) - 1), strict=True):
+        block, kind = block._replace(rng=own), own.random()
         green = min(block.street.green * block.look.rate(stuff.VEGETATION), 0.8)
         if kind < green:
             bodies += _park(block, side, x, z0, z1 - z0)
         elif kind < green + 0.2:
             bodies += _yard(block, side, x, z0, z1 - z0)
         else:
-            bodies += _house(block, side, x + side * rng.uniform(0.0, 1.5), z0, z1 - z0)
+            bodies += _house(block, side, x + side * own.uniform(0.0, 1.5), z0, z1 - z0)
     return bodies
 
 
 def _house(block: Block, side: int, x: float, z: float, length: float) -> list[Body]:
     floors = int(block.rng.integers(*block.street.floors))
     parts = stuff.building(length - block.rng.uniform(0, 1.2), side, block.rng, block.look, floors)
-    slab = [stuff.flat(min(x, x - 2.0 * side), max(x, x - 2.0 * side), stuff.KERB - 0.02, z, z + length, block.ground.kerb)]
+    x0, x1 = sorted((x, x - 2.0 * side))
+    slab = [stuff.flat(x0, x1, stuff.KERB - 0.02, z, z + length, block.ground.kerb)]
     bodies = bodies_of(parts, fixed(x, 0.0, block.start + z), block.tracks)
     return bodies + bodies_of([stuff.Part(stuff.SIDEWALK, slab)], fixed(0.0, 0.0, block.start), block.tracks)
 
@@ -150,7 +152,7 @@ def _furniture(block: Block, side: int) -> list[Body]:
     for _ in range(int(rng.integers(0, 3))):
         kind = things.BICYCLE if rng.random() < 0.6 else things.MOTORCYCLE
         turn = rng.uniform(-0.8, 0.8)
-        put(things.two_wheeler(kind, rng, look, turn=turn, ridden=False), rng.uniform(first + 1, CHUNK - 1), 0.5)
+        put(people.two_wheeler(kind, rng, look, turn=turn, ridden=False), rng.uniform(first + 1, CHUNK - 1), 0.5)
     return bodies
 
 
@@ -182,7 +184,7 @@ def _walkers(block: Block, side: int) -> list[Body]:
         pace = rng.uniform(0.9, 1.6) * (1 if rng.random() < 0.5 else -1)
         still = rng.random() < 0.2
         path = moving(x, z, 0.0, 0.0 if still else pace, time_at(block.ego, z - 15.0))
-        raised = _raised(things.person(rng, block.look), stuff.KERB)
+        raised = _raised(people.person(rng, block.look), stuff.KERB)
         bodies += bodies_of(raised, path, block.tracks, stride=0.0 if still else 4.0 * abs(pace))
     return bodies
 
@@ -207,8 +209,9 @@ def _crossing_walkers(block: Block) -> list[Body]:
         z = block.start + rng.uniform(11.8, 14.2)
         pace = rng.uniform(1.1, 1.7) * (1 if rng.random() < 0.5 else -1)
         reference = time_at(block.ego, z - rng.uniform(10.0, 24.0))
-        people = bodies_of(things.person(rng, block.look), moving(0.0, z, pace, 0.0, reference), block.tracks, stride=6.0)
-        bodies += _within(people, reference, 8.0 / abs(pace))
+        path = moving(0.0, z, pace, 0.0, reference)
+        crowd = bodies_of(people.person(rng, block.look), path, block.tracks, stride=6.0)
+        bodies += _within(crowd, reference, 8.0 / abs(pace))
     return bodies
 
 
@@ -222,7 +225,7 @@ def _cross_traffic(block: Block) -> list[Body]:
         elif kind < 0.9:
             category = things.BICYCLE if rng.random() < 0.55 else things.MOTORCYCLE
             turn = 0.0 if direction > 0 else np.pi
-            parts, pace = things.two_wheeler(category, rng, look, turn=turn, ridden=True), 0.6 * pace
+            parts, pace = people.two_wheeler(category, rng, look, turn=turn, ridden=True), 0.6 * pace
         else:
             continue
         reference = time_at(block.ego, block.start + z - rng.uniform(20.0, 40.0))

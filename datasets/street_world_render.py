@@ -24,7 +24,21 @@ Floats = NDArray[np.float64]
 NEAR = 0.4
 FAR = 1000.0
 SMALLEST = 0.5
-REACH = {3: 70.0, 4: 70.0, 5: 42.0, 6: 42.0, 7: 36.0, 11: 38.0, 12: 45.0, 13: 75.0, 14: 90.0, 15: 90.0, 17: 45.0, 18: 45.0}
+# Metres beyond which an object of a class is left out: it would be a few pixels that nobody could tell.
+REACH = {
+    3: 50.0,
+    4: 50.0,
+    5: 32.0,
+    6: 36.0,
+    7: 30.0,
+    11: 28.0,
+    12: 32.0,
+    13: 60.0,
+    14: 75.0,
+    15: 75.0,
+    17: 32.0,
+    18: 32.0,
+}
 SHADE = 0.45
 GROUND = (0, 1, 9)
 _CORNERS = np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
@@ -43,8 +57,8 @@ class Lens(NamedTuple):
 class Scene:
     """The patches on screen at one moment, near ones first: N rows in each table.
 
-    `inverse` (N, 3, 3) maps homogeneous pixels to texture coordinates, `box` (N, 4) is x0 y0 x1 y1 in pixels, `near` the
-    inverse of the nearest depth, `lengths` (N, 2) the edges on screen, `row` the patch's place among all patches.
+    `inverse` (N, 3, 3) maps homogeneous pixels to texture coordinates, `box` (N, 4) is x0 y0 x1 y1 in pixels, `near`
+    the inverse of the nearest depth, `lengths` (N, 2) the edges on screen, `row` the patch's place among all patches.
     """
 
     inverse: Floats
@@ -125,7 +139,9 @@ def make_scene(bodies: list[Body], time: float, pose: Pose, lens: Lens) -> Scene
 def _inverse(matrices: Floats) -> tuple[Floats, Floats]:
     """Return inverses and determinants of (N, 3, 3) matrices, both zero where a patch is seen edge-on."""
     rows = matrices
-    adjugate = np.stack([_cross(rows[:, 1], rows[:, 2]), _cross(rows[:, 2], rows[:, 0]), _cross(rows[:, 0], rows[:, 1])], 2)
+    adjugate = np.stack(
+        [_cross(rows[:, 1], rows[:, 2]), _cross(rows[:, 2], rows[:, 0]), _cross(rows[:, 0], rows[:, 1])], 2
+    )
     determinant = np.einsum("ni,ni->n", rows[:, 0], adjugate[:, :, 0])
     determinant[np.abs(determinant) <= 1e-6] = 0.0
     scale = np.where(determinant == 0, 0.0, 1.0 / np.where(determinant == 0, 1.0, determinant))
@@ -138,7 +154,7 @@ def _cross(first: Floats, second: Floats) -> Floats:
 
 
 def _boxes(homography: Floats, lens: Lens) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Return pixel boxes (N, 4) x0 y0 x1 y1 of the parts before the near plane, nearest depths, and screen lengths (N, 2)."""
+    """Return pixel boxes (N, 4) of what lies beyond the near plane, nearest depths (N,) and edge lengths (N, 2)."""
     corners = homography @ _CORNERS
     depth = corners[:, 2]
     following = np.roll(corners, -1, axis=2)
@@ -163,7 +179,9 @@ def _edge(screen: Floats, a: int, b: int, c: int, d: int) -> Floats:
     return np.maximum(first, np.hypot(*(screen[:, :, d] - screen[:, :, c]).T))
 
 
-def _nearness(row: list[float], box: list[int], grid: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.float32]:
+def _nearness(
+    row: list[float], box: list[int], grid: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> NDArray[np.float32]:
     """Return 1/depth (h, w) of a plane over a pixel box."""
     x0, y0, x1, y1 = box
     return grid[1][y0:y1] * np.float32(row[1]) + (grid[0][:, x0:x1] * np.float32(row[0]) + np.float32(row[2]))
@@ -186,9 +204,12 @@ class _Canvas:
         shape = (lens.height, lens.width)
         self.scene = scene
         self.color = np.zeros((*shape, 4), np.uint8)
-        self.surface = np.zeros(shape, np.int32)
+        self.surface = np.full(shape, len(scene.textures) - 1, np.int32)
         self.buffer = np.zeros(shape, np.float32)
-        self.grid = (np.arange(lens.width, dtype=np.float32)[None] + 0.5, np.arange(lens.height, dtype=np.float32)[:, None] + 0.5)
+        self.grid = (
+            np.arange(lens.width, dtype=np.float32)[None] + 0.5,
+            np.arange(lens.height, dtype=np.float32)[:, None] + 0.5,
+        )
         self.boxes, self.planes, self.lengths = scene.box.tolist(), scene.inverse[:, 2].tolist(), scene.lengths.tolist()
 
     def paint(self, index: int) -> None:
@@ -244,7 +265,9 @@ def depth_map(painting: Painting, lens: Lens) -> NDArray[np.float32]:
     return np.minimum(1.0 / np.maximum(row[..., 0] * x + row[..., 1] * y + row[..., 2], 1.0 / FAR), np.float32(FAR))
 
 
-def flow_to(painting: Painting, moved: Floats, following: Painting, lens: Lens) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def flow_to(
+    painting: Painting, moved: Floats, following: Painting, lens: Lens
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return forward flow (H, W, 2) as (x, y) pixels and where the point is still visible in the following painting.
 
     moved: homographies (all patches, 3, 3) of the painting's bodies at the following moment.
@@ -270,7 +293,9 @@ def _rigid(painting: Painting, x: NDArray[np.float32], y: NDArray[np.float32]) -
     return (rigid >= 1.0) | (both[..., 0] <= rigid * both[..., 1])
 
 
-def photograph(painting: Painting, lens: Lens, look: Look, depth: NDArray[np.float32] | None, shift: tuple[int, int]) -> NDArray[np.uint8]:
+def photograph(
+    painting: Painting, lens: Lens, look: Look, depth: NDArray[np.float32] | None, shift: tuple[int, int]
+) -> NDArray[np.uint8]:
     """Return the RGB image (H, W, 3) of a painting in a look."""
     if depth is None and look.weight > 0 and look.style in ("fog", "night"):
         depth = depth_map(painting, lens)

@@ -1,8 +1,8 @@
 """Layout of the street world: a street without end, made chunk by chunk from the seed.
 
-Everything static, parked or walking belongs to a chunk of `CHUNK` metres and is drawn from (world key, chunk); traffic is
-drawn from (world key, time slot) in `street_world_traffic`. Both are made when they come near and dropped when they are
-behind, so that memory does not grow with the length of a video.
+Everything static, parked or walking belongs to a chunk of `CHUNK` metres and is drawn from (world key, chunk); traffic
+is drawn from (world key, time slot) in `street_world_traffic`. Both are made when they come near and dropped when they
+are behind, so that memory does not grow with the length of a video.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ BEHIND = 14.0
 Path = Callable[[float], NDArray[np.float64]]
 
 
-class Still(NamedTuple):
+@dataclass(frozen=True)
+class Still:
     """The path of something that stands still."""
 
     place: NDArray[np.float64]
@@ -71,7 +72,11 @@ class Ego:
 
 @dataclass(frozen=True)
 class Street:
-    """Cross-section of the street: x of the road's edges, lanes and sidewalk widths (m); `hand` is +1 for right-hand traffic."""
+    """Cross-section of the street in metres: x of the road's edges, width of lanes and sidewalks.
+
+    `hand` is +1 for right-hand traffic and -1 for left-hand, `floors` bounds the heights of the houses, `green` is the
+    share of lots with trees.
+    """
 
     hand: int
     lane: float
@@ -174,7 +179,19 @@ def make_street(rng: np.random.Generator) -> Street:
     every = int(rng.integers(3, 6))
     low = int(rng.integers(1, 3))
     color = tint((1.0, rng.uniform(0.98, 1.02), rng.uniform(0.98, 1.06)), rng.uniform(72, 118))
-    return Street(hand, lane, left, right, walk, parking, every, int(rng.integers(0, every)), (low, low + 3), rng.uniform(0.15, 0.5), color)
+    return Street(
+        hand,
+        lane,
+        left,
+        right,
+        walk,
+        parking,
+        every,
+        int(rng.integers(0, every)),
+        (low, low + 3),
+        rng.uniform(0.15, 0.5),
+        color,
+    )
 
 
 def make_ego(rng: np.random.Generator, look: Look) -> Ego:
@@ -205,7 +222,11 @@ class Ground:
 def ground_parts(street: Street, ground: Ground, chunk: int, rng: np.random.Generator) -> list[Part]:
     """Lay road, sidewalks, kerbs and the soil beside the street for one chunk starting at z = 0."""
     crossing = street.crosses(chunk)
-    road = [stuff.flat(street.left, street.right, 0.0, 0.0, stuff.PIECE, ground.plain if crossing else ground.road[chunk % 2])]
+    road = [
+        stuff.flat(
+            street.left, street.right, 0.0, 0.0, stuff.PIECE, ground.plain if crossing else ground.road[chunk % 2]
+        )
+    ]
     road.append(stuff.flat(street.left, street.right, 0.0, stuff.PIECE, CHUNK, ground.road[0]))
     walk: list[Patch] = []
     for index, side in enumerate((-1, 1)):
@@ -215,9 +236,12 @@ def ground_parts(street: Street, ground: Ground, chunk: int, rng: np.random.Gene
         for z in (0.0, stuff.PIECE)[int(crossing) :]:
             walk.append(stuff.flat(x0, x1, stuff.KERB, z, z + stuff.PIECE, ground.walks[index]))
             walk.append(Patch((inner, stuff.KERB, z), (0.0, 0.0, stuff.PIECE), (0.0, -stuff.KERB, 0.0), (ground.kerb,)))
-    soil = [stuff.flat(-70.0, street.left, -0.02, 0.0, CHUNK, ground.soils[0]), stuff.flat(street.right, 70.0, -0.02, 0.0, CHUNK, ground.soils[1])]
+    soil = [
+        stuff.flat(-70.0, street.left, -0.02, 0.0, CHUNK, ground.soils[0]),
+        stuff.flat(street.right, 70.0, -0.02, 0.0, CHUNK, ground.soils[1]),
+    ]
     if crossing:
-        road.append(stuff.flat(-40.0, 40.0, 0.01, 1.5, 10.5, ground.plain))
+        road += [stuff.flat(x, x + 16.0, 0.01, 1.5, 10.5, ground.plain) for x in (-40.0, -24.0, -8.0, 8.0, 24.0)]
         road.append(stuff.flat(street.left, street.right, 0.02, 11.5, 14.5, ground.zebra))
     elif rng.random() < 0.15:
         road.append(stuff.flat(street.left, street.right, 0.02, 8.0, 11.0, ground.zebra))

@@ -10,7 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from vidapt.datasets.street_world_style import Look
-from vidapt.datasets.street_world_texture import Color, Grain, Pixels, Sheet, Texture, add_grain, later, random_color, tint
+from vidapt.datasets.street_world_texture import (
+    Color,
+    Grain,
+    Pixels,
+    Sheet,
+    Texture,
+    add_grain,
+    later,
+    random_color,
+    tint,
+)
 from vidapt.datasets.street_world_things import Part, Patch, card
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY = range(11)
@@ -37,7 +47,14 @@ def facade_style(rng: np.random.Generator) -> Facade:
     wall = random_color(rng, (0.05, 0.2), (0.45, 0.85)) if not warm else tint((188, 132, 98), rng.uniform(0.55, 1.15))
     trim = tint((225, 220, 208), rng.uniform(0.6, 1.0))
     window = (rng.uniform(0.45, 0.65), rng.uniform(0.5, 0.68))
-    return Facade(wall, trim, random_color(rng, (0.1, 0.65), (0.2, 0.7)), "brick" if warm else "blotch", rng.uniform(1.9, 3.2), window)
+    return Facade(
+        wall,
+        trim,
+        random_color(rng, (0.1, 0.65), (0.2, 0.7)),
+        "brick" if warm else "blotch",
+        rng.uniform(1.9, 3.2),
+        window,
+    )
 
 
 def _window_cell(style: Facade, look: Look, shade: float, rng: np.random.Generator) -> Pixels:
@@ -81,7 +98,7 @@ def _facade(width: float, floors: int, style: Facade, look: Look, *, rng: np.ran
 
 
 def building(length: float, side: int, rng: np.random.Generator, look: Look, floors: int) -> list[Part]:
-    """Build a house whose street wall runs from z = 0 to `length` at x = 0; `side` is -1 left or +1 right of the street."""
+    """Build a house whose street wall runs from z = 0 to `length` at x = 0, left (-1) or right (+1) of the street."""
     style = facade_style(rng)
     height = FLOOR * (floors + 1) + 0.4
     street = (later(rng, _facade, length, floors, style, look, shade=0.95),)
@@ -108,8 +125,8 @@ def wall(length: float, height: float, rng: np.random.Generator, look: Look) -> 
 
 def _wall(length: float, height: float, look: Look, *, rng: np.random.Generator) -> Pixels:
     sheet = Sheet(length, height, look.density * 0.5)
-    stone = rng.random() < 0.6
-    color = tint((168, 156, 142), rng.uniform(0.6, 1.15)) if stone else tint((160, 104, 82), rng.uniform(0.7, 1.1))
+    stone = rng.random() < 0.75
+    color = tint((176, 160, 136), rng.uniform(0.7, 1.1)) if stone else tint((160, 104, 82), rng.uniform(0.7, 1.1))
     sheet.fill(color)
     for row, y in enumerate(np.arange(0.0, height - 0.2, 0.34)):
         sheet.rectangle(0.0, y, length, y + 0.06, tint(color, 0.62))
@@ -126,8 +143,8 @@ def fence(length: float, height: float, rng: np.random.Generator, look: Look) ->
 
 def _fence(length: float, height: float, look: Look, *, rng: np.random.Generator) -> Pixels:
     sheet = Sheet(length, height, look.density * 0.6)
-    bars = random_color(rng, (0.0, 0.25), (0.55, 0.95)) if rng.random() < 0.7 else (40.0, 62.0, 48.0)
-    sheet.fill(tint((74, 84, 62), rng.uniform(0.6, 1.1)))
+    bars = tint((214, 220, 222), rng.uniform(0.75, 1.1)) if rng.random() < 0.75 else (96.0, 128.0, 108.0)
+    sheet.fill(tint((62, 72, 58), rng.uniform(0.6, 1.1)))
     for x in np.arange(0.1, length, 0.42):
         sheet.rectangle(x, 0.0, x + 0.17, height, bars)
     for y in (0.15, height - 0.22):
@@ -171,7 +188,7 @@ def _tree(width: float, height: float, look: Look, *, rng: np.random.Generator) 
 
 def _metal(width: float, height: float, look: Look, *, rng: np.random.Generator) -> Pixels:
     sheet = Sheet(width, height, look.density)
-    color = tint((128, 130, 132), rng.uniform(0.5, 1.25))
+    color = tint((124, 130, 134), rng.uniform(0.7, 1.15))
     sheet.fill(color)
     sheet.rectangle(0.0, 0.0, min(width * 0.3, 0.1), height, tint(color, 1.3))
     return sheet.finish(rng, *look.grains(POLE, 3.0))
@@ -184,7 +201,7 @@ def _pole(height: float, width: float, rng: np.random.Generator, look: Look) -> 
 def lamp(rng: np.random.Generator, look: Look, toward: float) -> list[Part]:
     """Build a lamp post with an arm of `toward` metres (signed) over the street."""
     height = rng.uniform(6.0, 8.0)
-    mast = _pole(height, 0.26, rng, look)
+    mast = _pole(height, 0.32, rng, look)
     arm = later(rng, _metal, abs(toward), 0.22, look)
     bar = Patch((min(toward, 0.0), height, 0.0), (abs(toward), 0.0, 0.0), (0.0, -0.22, 0.0), (arm,))
     return [Part(POLE, [*mast.patches, bar])]
@@ -194,7 +211,7 @@ def traffic_light(rng: np.random.Generator, look: Look) -> list[Part]:
     """Build a signal head (class traffic light) on a pole, one lamp lit."""
     head = card(0.62, 1.5, (later(rng, _signal, look),))
     raised = head._replace(origin=(head.origin[0], 4.0, -0.1))
-    return [_pole(3.4, 0.24, rng, look), Part(LIGHT, [raised])]
+    return [_pole(3.4, 0.28, rng, look), Part(LIGHT, [raised])]
 
 
 def _signal(look: Look, *, rng: np.random.Generator) -> Pixels:
@@ -211,7 +228,7 @@ def sign(rng: np.random.Generator, look: Look) -> list[Part]:
     size, height = rng.uniform(0.75, 1.1), rng.uniform(2.5, 3.1)
     plate = card(size, size, (later(rng, _plate, look),))
     raised = plate._replace(origin=(plate.origin[0], height, -0.1))
-    return [_pole(2.3, 0.18, rng, look), Part(SIGN, [raised])]
+    return [_pole(2.3, 0.22, rng, look), Part(SIGN, [raised])]
 
 
 def _plate(look: Look, *, rng: np.random.Generator) -> Pixels:

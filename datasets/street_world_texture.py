@@ -107,7 +107,7 @@ class Texture:
 
 def _halvings(texels: int, pixels: float) -> int:
     """Return how often to halve `texels` so that they are no more than about 1.5 times `pixels`."""
-    return min(max(int(math.floor(math.log2(texels / max(pixels, 0.01)) + 0.35)), 0), 7)
+    return min(max(math.floor(math.log2(texels / max(pixels, 0.01)) + 0.35), 0), 7)
 
 
 def later(rng: np.random.Generator, painter: Callable[..., Pixels], *arguments: Any, **options: Any) -> Texture:
@@ -152,7 +152,8 @@ class Sheet:
 
     @staticmethod
     def _paint(color: Color) -> tuple[float, float, float, float]:
-        return (*(float(min(max(value, 0), 255)) for value in color), 255.0)
+        red, green, blue = (float(min(max(value, 0), 255)) for value in color)
+        return red, green, blue, 255.0
 
     def polygon(self, points: Points, color: Color) -> None:
         """Fill a convex polygon."""

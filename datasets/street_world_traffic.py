@@ -10,6 +10,7 @@ from itertools import count
 
 import numpy as np
 
+from vidapt.datasets import street_world_people as people
 from vidapt.datasets import street_world_scene as scene
 from vidapt.datasets import street_world_things as things
 from vidapt.datasets.street_world_blocks import Block, chunk_bodies
@@ -128,12 +129,14 @@ class World:
         x = -street.hand * (street.lane * (2.5 if room > 0 else 1.5) - 0.3)
         return _passing(x, -4.2, ego, moment), kind, busy
 
-    def _slot_bodies(self, lane: int, kind: float, path: Path, rng: np.random.Generator, tracks: Iterator[int]) -> list[Body]:
+    def _slot_bodies(
+        self, lane: int, kind: float, path: Path, rng: np.random.Generator, tracks: Iterator[int]
+    ) -> list[Body]:
         heading = np.pi if lane in (ONCOMING, SECOND, OPPOSITE_CYCLIST) else 0.0
         if lane in (CYCLIST, OPPOSITE_CYCLIST) or kind < 0.1:
             category = things.BICYCLE if lane not in (ONCOMING, SECOND, LEAD) and kind < 0.75 else things.MOTORCYCLE
             turn = rng.uniform(0.5, 0.95) * (1 if rng.random() < 0.5 else -1) + (np.pi if rng.random() < 0.5 else 0.0)
-            return bodies_of(things.two_wheeler(category, rng, self.look, turn=turn, ridden=True), path, tracks)
+            return bodies_of(people.two_wheeler(category, rng, self.look, turn=turn, ridden=True), path, tracks)
         if kind < 0.68:
             parts = things.car(rng, self.look)
         else:

@@ -67,9 +67,7 @@ class Clip:
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or self.frames.dtype != torch.uint8:
-            raise ValueError(
-                f"Clip.frames must be uint8 (T,3,H,W), got {self.frames.dtype} {tuple(self.frames.shape)}"
-            )
+            raise ValueError(f"Clip.frames must be uint8 (T,3,H,W), got {self.frames.dtype} {tuple(self.frames.shape)}")
 
     def without_target(self) -> Clip:
         """Return the same frames without labels."""

@@ -21,7 +21,7 @@ Size = tuple[Positive, Positive]
 class Section(BaseModel):
     """Base of every part of a recipe: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class StreetWorldData(Section):
@@ -41,7 +41,9 @@ class VideosData(Section):
 
     kind: Literal["videos"] = "videos"
     root: Path
-    height: Positive | None = Field(None, description="Frames are resized to this height, aspect kept; null keeps them.")
+    height: Positive | None = Field(
+        None, description="Frames are resized to this height, aspect kept; null keeps them."
+    )
 
 
 class LabelledFolderData(Section):
@@ -90,7 +92,9 @@ class InstanceConfig(Section):
     kind: Literal["center_offset"] = "center_offset"
     channels: Positive = 128
     norm: Literal["batch", "group"] = "batch"
-    sigma: float = Field(8.0, gt=0, description="Gaussian radius of a centre in pixels at 1024 rows; scales with height.")
+    sigma: float = Field(
+        8.0, gt=0, description="Gaussian radius of a centre in pixels at 1024 rows; scales with height."
+    )
     minimum_sigma: float = Field(2.0, gt=0, description="Lower limit of the scaled radius, in pixels.")
     center_weight: NotNegative = 200.0
     offset_weight: NotNegative = 0.01
@@ -188,6 +192,9 @@ class TrainingConfig(Section):
     warmup: int = Field(1500, ge=0)
     power: NotNegative = 1.0
     max_grad_norm: NotNegative = Field(0.0, description="Gradients are clipped to this norm; 0 does not clip.")
+    class_balance: Fraction = Field(
+        0.0, description="Power p of the class weights frequency^-p in the semantic losses; 0 weighs all alike."
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
     workers: int = Field(0, ge=0)
@@ -195,7 +202,9 @@ class TrainingConfig(Section):
     checkpoint_every: Positive = 4000
     keep: Positive = Field(2, description="Checkpoints kept; older ones are removed.")
     patience: Positive = Field(5, description="Non-finite steps in a row that stop the run.")
-    initial: Path | None = Field(None, description="Run, checkpoint folder or .safetensors whose weights training starts from.")
+    initial: Path | None = Field(
+        None, description="Run, checkpoint folder or .safetensors whose weights training starts from."
+    )
 
 
 class TrackingConfig(Section):
@@ -217,10 +226,16 @@ class InferenceConfig(Section):
     """How videos are segmented."""
 
     height: Positive | None = Field(None, description="Network input height; null uses the frames' own height.")
-    smoothing: Fraction = Field(0.5, description="Weight of the past in the probability average over time; 0 is off.")
+    smoothing: float = Field(
+        0.5, ge=0, lt=1, description="Weight of the past in the probability average over time; 0 is off."
+    )
     batch: Positive = Field(4, description="Frames per network call; changes speed only.")
-    stuff_area: NotNegative = Field(2048 / (1024 * 2048), description="Smaller stuff segments become void (share of frame).")
-    instance_area: NotNegative = Field(32 / (1024 * 2048), description="Smaller instances are dropped (share of frame).")
+    stuff_area: NotNegative = Field(
+        2048 / (1024 * 2048), description="Smaller stuff segments become void (share of frame)."
+    )
+    instance_area: NotNegative = Field(
+        32 / (1024 * 2048), description="Smaller instances are dropped (share of frame)."
+    )
     weights: Literal["student", "teacher"] = "student"
 
 
@@ -235,6 +250,10 @@ class WarmStartConfig(Section):
 
     steps: Positive
     lr: float | None = Field(None, gt=0, description="null uses training.lr.")
+    batch: Positive | None = Field(None, description="Clips per step; null uses training.batch.")
+    clip_length: Positive | None = Field(
+        None, description="Frames per clip, 1 = single images; null uses training.clip_length. The upper bound too."
+    )
 
 
 class Recipe(Section):
@@ -247,7 +266,8 @@ class Recipe(Section):
     validation: Data | None = Field(None, description="Labelled source videos that calibrate the tracker.")
     evaluation: Data | None = Field(None, description="Labelled target videos, never trained on.")
     upper_bound: Data | None = Field(
-        None, description="Labelled target footage: an upper bound is trained on it from the same start, for comparison."
+        None,
+        description="Labelled target footage: an upper bound is trained on it from the same start, for comparison.",
     )
     model: ModelConfig = ModelConfig()
     method: MethodConfig | None = Field(None, description="null trains on source labels only.")

@@ -131,10 +131,12 @@ class LabelSpace:
         Raises:
             ConfigError: If a class has no name or a colour is not three values 0..255.
         """
-        classes = data.get("classes")
+        classes = data.get("classes") if isinstance(data, Mapping) else None
         if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
             raise ConfigError("a class table needs 'classes': a list of {name, thing, colour}; see docs/data.md")
-        return LabelSpace(str(data.get("name", "custom")), tuple(_read_class(item, i) for i, item in enumerate(classes)))
+        return LabelSpace(
+            str(data.get("name", "custom")), tuple(_read_class(item, i) for i, item in enumerate(classes))
+        )
 
     @staticmethod
     def from_yaml(path: str | Path) -> LabelSpace:
@@ -143,14 +145,15 @@ class LabelSpace:
         Raises:
             ConfigError: If the file is missing or is no class table.
         """
-        import yaml
+        from vidapt.recipe import parse_yaml
 
         try:
-            data = yaml.safe_load(Path(path).read_text("utf-8"))
+            text = Path(path).read_text("utf-8")
         except OSError as error:
             raise ConfigError(f"class table {path} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"class table {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"class table {path} is not UTF-8 text: {error}") from error
+        data = parse_yaml(text, f"class table {path}")
         if not isinstance(data, dict):
             raise ConfigError(f"class table {path} must be a mapping with 'name' and 'classes'")
         return LabelSpace.from_dict(data)
@@ -163,17 +166,24 @@ def _read_class(item: object, index: int) -> LabelClass:
         raise ConfigError(f"class {index} needs a 'name'; got {item!r}")
     unknown = set(item) - {"name", "thing", "colour", "synonyms"}
     if unknown:
-        raise ConfigError(f"class {item['name']!r} has unknown keys {sorted(unknown)}; allowed: name, thing, colour, synonyms")
-    return LabelClass(
-        item["name"], bool(item.get("thing", False)), _read_colour(item, index), tuple(item.get("synonyms", ()))
-    )
+        raise ConfigError(
+            f"class {item['name']!r} has unknown keys {sorted(unknown)}; allowed: name, thing, colour, synonyms"
+        )
+    synonyms = item.get("synonyms", ())
+    if isinstance(synonyms, str) or not all(isinstance(word, str) for word in synonyms):
+        raise ConfigError(f"class {item['name']!r}: synonyms must be a list of words, got {synonyms!r}")
+    return LabelClass(item["name"], bool(item.get("thing", False)), _read_colour(item, index), tuple(synonyms))
 
 
 def _read_colour(item: Mapping[str, Any], index: int) -> Colour:
     colour = item.get("colour")
     if colour is None:
         return _distinct_colour(index)
-    if not isinstance(colour, Sequence) or len(colour) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour):
+    if (
+        not isinstance(colour, Sequence)
+        or len(colour) != 3
+        or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour)
+    ):
         raise ConfigError(f"class {item['name']!r}: colour must be three whole numbers 0..255, got {colour!r}")
     return (colour[0], colour[1], colour[2])
 

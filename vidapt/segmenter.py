@@ -20,8 +20,8 @@ from vidapt.errors import InputError
 from vidapt.labels import LabelSpace, space_map
 from vidapt.models.fusion import assign_tracks, fuse
 from vidapt.models.network import NetworkOutput, PanopticNetwork
-from vidapt.tracking.stabilise import Stabiliser
 from vidapt.tracking.detections import Detections
+from vidapt.tracking.stabilise import Stabiliser
 from vidapt.tracking.tracker import OnlineTracker
 
 if TYPE_CHECKING:
@@ -211,9 +211,8 @@ class Stream:
 
 def new_tracker(config: TrackingConfig, classes: int, calibrated: float | None) -> OnlineTracker:
     """Make a tracker; ``calibrated`` is the cosine threshold that ``embedding_threshold: calibrated`` stands for."""
-    threshold = config.embedding_threshold
-    if isinstance(threshold, str):
-        threshold = calibrated if threshold == "calibrated" else None
+    given = config.embedding_threshold
+    threshold = given if isinstance(given, float) else calibrated if given == "calibrated" else None
     return OnlineTracker(
         classes=classes,
         iou_threshold=config.iou_threshold,

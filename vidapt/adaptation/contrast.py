@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ def temporal_contrast(
 def clip_flow(frames: Tensor) -> Tensor:
     """DIS optical flow from each frame to the next: uint8 (B,T,3,H,W) to float32 (B,T-1,2,H,W) pixels (x,y)."""
     host = frames.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
-    flows = [[dis_flow(a, b) for a, b in zip(clip[:-1], clip[1:], strict=True)] for clip in host]
+    flows = [[dis_flow(a, b) for a, b in pairwise(clip)] for clip in host]
     return torch.from_numpy(np.asarray(flows, np.float32)).permute(0, 1, 4, 2, 3).contiguous().to(frames.device)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidapt.adaptation.pseudo_labels import PseudoLabels
 from vidapt.clip import IGNORE, ClipBatch, PanopticTarget
-from vidapt.kernels.paste import paste_instances
+from vidapt.kernels.paste import Pasted, paste_instances
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,21 @@ def class_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels, noise:
     Source pixels weigh 1, target pixels the clip's confidence. Things keep their ids, on source from the labels and on
     target from the verified pseudo-instances.
     """
-    assert source.target is not None
+    given = labels_of(source)
     weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape).contiguous()
     pasted = paste_instances(
         target.frames,
         pseudo.semantic,
         pseudo.instance,
         source.frames,
-        source.target.semantic,
-        source.target.instance,
-        selected_class=draw_classes(source.target.semantic, noise),
+        given.semantic,
+        given.instance,
+        selected_class=draw_classes(given.semantic, noise),
         weight=weight,
         donor_weight=torch.ones_like(weight),
     )
-    assert pasted.weight is not None
-    labels = PanopticTarget(pasted.semantic, pasted.ids, torch.ones_like(source.target.labelled))
-    return MixedClips(pasted.image, labels, pasted.weight)
+    labels = PanopticTarget(pasted.semantic, pasted.ids, torch.ones_like(given.labelled))
+    return _mixed(pasted, labels)
 
 
 def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
@@ -76,12 +75,12 @@ def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> 
     Source labels are exhaustive, so pasting in this direction cannot create unlabelled objects. Pasted pixels weigh
     the target clip's confidence, source pixels 1. Clips that receive no instance count as unlabelled.
     """
-    assert source.target is not None
+    given = labels_of(source)
     weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape).contiguous()
     pasted = paste_instances(
         source.frames,
-        source.target.semantic,
-        source.target.instance,
+        given.semantic,
+        given.instance,
         target.frames,
         pseudo.semantic,
         pseudo.instance,
@@ -89,6 +88,22 @@ def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> 
         weight=torch.ones_like(weight),
         donor_weight=weight,
     )
-    assert pasted.weight is not None
-    labelled = source.target.labelled & pseudo.verified.any(1, keepdim=True)
-    return MixedClips(pasted.image, PanopticTarget(pasted.semantic, pasted.ids, labelled), pasted.weight)
+    labelled = given.labelled & pseudo.verified.any(1, keepdim=True)
+    return _mixed(pasted, PanopticTarget(pasted.semantic, pasted.ids, labelled))
+
+
+def labels_of(batch: ClipBatch) -> PanopticTarget:
+    """The labels of a batch.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if batch.target is None:
+        raise ValueError("source clips carry no labels; a source data set must be labelled")
+    return batch.target
+
+
+def _mixed(pasted: Pasted, labels: PanopticTarget) -> MixedClips:
+    if pasted.weight is None:
+        raise ValueError("mixing needs pasted weights")
+    return MixedClips(pasted.image, labels, pasted.weight)

@@ -11,11 +11,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vidapt.adaptation.contrast import clip_flow, pixel_contrast, temporal_contrast
-from vidapt.adaptation.mixing import MixedClips, class_mix, instance_mix
+from vidapt.adaptation.mixing import MixedClips, class_mix, instance_mix, labels_of
 from vidapt.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
 from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher
-from vidapt.clip import ClipBatch, PanopticTarget
+from vidapt.clip import IGNORE, ClipBatch, PanopticTarget
 from vidapt.config import MethodConfig
 from vidapt.models.losses import semantic_loss
 from vidapt.models.network import NetworkOutput, PanopticNetwork
@@ -26,10 +26,16 @@ Loss = tuple[str, Tensor]
 
 
 class SupervisedStep:
-    """Semantic and instance losses on labelled clips."""
+    """Semantic and instance losses on labelled clips.
 
-    def __init__(self, network: PanopticNetwork) -> None:
+    Args:
+        network: What is trained.
+        class_weight: float (C,) weight of each class in the semantic loss, or None for 1.
+    """
+
+    def __init__(self, network: PanopticNetwork, class_weight: Tensor | None = None) -> None:
         self._network = network
+        self._class_weight = class_weight
 
     @property
     def network(self) -> nn.Module:
@@ -43,7 +49,9 @@ class SupervisedStep:
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[Loss]:
         """Yield the losses of the source clips; ``target`` is not used."""
         output = self._network(source.frames.flatten(0, 1))
-        yield from _summed("source", _labelled_losses(self._network, output, _labels(source)))
+        yield from _summed(
+            "source", _labelled_losses(self._network, output, labels_of(source).flatten(), self._class_weight)
+        )
 
     def after_update(self) -> None:
         """Nothing follows an update."""
@@ -64,16 +72,24 @@ class SelfTrainingStep:
         method: The parts and their weights.
         seed: Seed of the random choices.
         new_tracker: Makes the tracker that verifies pseudo-instances over a clip.
+        class_weight: float (C,) weight of each class in the semantic losses, or None for 1.
     """
 
     def __init__(
-        self, network: PanopticNetwork, method: MethodConfig, *, seed: int, new_tracker: Callable[[], OnlineTracker]
+        self,
+        network: PanopticNetwork,
+        method: MethodConfig,
+        *,
+        seed: int,
+        new_tracker: Callable[[], OnlineTracker],
+        class_weight: Tensor | None = None,
     ) -> None:
         self._network = network
         self._teacher = make_teacher(network)
         self._method = method
         self._seed = seed
         self._new_tracker = new_tracker
+        self._class_weight = class_weight
         self._updates = 0
         augment = method.augment
         self._augment = StrongAugment(augment.jitter, augment.jitter_probability, augment.blur_probability)
@@ -121,8 +137,8 @@ class SelfTrainingStep:
 
     def _source(self, source: ClipBatch) -> Iterator[Loss]:
         output = self._network(source.frames.flatten(0, 1))
-        target = _labels(source)
-        parts = _labelled_losses(self._network, output, target)
+        target = labels_of(source).flatten()
+        parts = _labelled_losses(self._network, output, target, self._class_weight)
         contrast = self._method.pixel_contrast
         if contrast.weight > 0 and self._updates >= contrast.start_step:
             shape = {"b": source.frames.shape[0]}
@@ -142,7 +158,8 @@ class SelfTrainingStep:
         frames = self._augment(mixed.frames, clip_rngs(self._seed, "augment", target.samples))
         output = self._network(frames.flatten(0, 1))
         config, weight = self._method.class_mix, mixed.weight.flatten(0, 1)
-        parts = {"semantic": config.weight * semantic_loss(output.logits, mixed.target.semantic.flatten(0, 1), weight)}
+        semantic = semantic_loss(output.logits, mixed.target.semantic.flatten(0, 1), weight, self._class_weight)
+        parts = {"semantic": config.weight * semantic}
         parts |= self._instance_losses(output, mixed, config.instance_weight)
         contrast = self._method.temporal_contrast
         if contrast.weight > 0 and self._updates >= contrast.start_step:
@@ -163,7 +180,8 @@ class SelfTrainingStep:
         parts = self._instance_losses(output, mixed, config.weight)
         if config.semantic_weight > 0:
             trust = (mixed.weight * mixed.target.labelled[:, :, None, None]).flatten(0, 1)
-            semantic = semantic_loss(output.logits, mixed.target.semantic.flatten(0, 1), trust)
+            labels = mixed.target.semantic.flatten(0, 1)
+            semantic = semantic_loss(output.logits, labels, trust, self._class_weight)
             parts["semantic"] = config.semantic_weight * semantic
         yield from _summed("pasted", parts)
 
@@ -174,15 +192,12 @@ class SelfTrainingStep:
         return {name: weight * loss for name, loss in losses.items()}
 
 
-def _labels(batch: ClipBatch) -> PanopticTarget:
-    if batch.target is None:
-        raise ValueError("source clips carry no labels; a source data set must be labelled")
-    return batch.target.flatten()
-
-
-def _labelled_losses(network: PanopticNetwork, output: NetworkOutput, target: PanopticTarget) -> dict[str, Tensor]:
-    trust = target.labelled.to(output.logits.dtype)[:, None, None].expand(target.semantic.shape)
-    return {"semantic": semantic_loss(output.logits, target.semantic, trust)} | network.instance_loss(output, target)
+def _labelled_losses(
+    network: PanopticNetwork, output: NetworkOutput, target: PanopticTarget, class_weight: Tensor | None
+) -> dict[str, Tensor]:
+    semantic = target.semantic.masked_fill(~target.labelled[:, None, None], IGNORE)
+    loss = semantic_loss(output.logits, semantic, class_weight=class_weight)
+    return {"semantic": loss} | network.instance_loss(output, target)
 
 
 def _summed(graph: str, parts: dict[str, Tensor]) -> Iterator[Loss]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def ema_momentum(update: int, alpha: float) -> float:
@@ -21,11 +24,13 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """
     own, other = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
     floating = [name for name, value in own.items() if value.is_floating_point()]
-    torch._foreach_lerp_([own[name].detach() for name in floating], [other[name].detach() for name in floating], 1 - momentum)
+    torch._foreach_lerp_(
+        [own[name].detach() for name in floating], [other[name].detach() for name in floating], 1 - momentum
+    )
     for name in own.keys() - set(floating):
         own[name].copy_(other[name])
 
 
-def make_teacher(student: nn.Module) -> nn.Module:
+def make_teacher(student: M) -> M:
     """Return a frozen copy of the student in evaluation mode."""
     return copy.deepcopy(student).requires_grad_(False).eval()

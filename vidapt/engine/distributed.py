@@ -37,13 +37,15 @@ def make_accelerator(precision: Precision = "auto", device: Literal["auto", "cpu
 
     Raises:
         UserError: If ``cuda`` is asked for and there is none, or bf16 on a GPU without it.
+        TrainingError: If the processes that torchrun started cannot reach each other.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but torch sees no GPU; use cpu or auto")
     cpu = device == "cpu" or not torch.cuda.is_available()
     # accelerate keeps its settings in process-wide state that refuses other settings later in the same process.
     AcceleratorState._reset_state(reset_partial_state=not is_distributed())
-    return Accelerator(mixed_precision=_mixed_precision(precision, cpu), cpu=cpu)
+    with _collective():
+        return Accelerator(mixed_precision=_mixed_precision(precision, cpu), cpu=cpu)
 
 
 def _mixed_precision(precision: Precision, cpu: bool) -> str:
@@ -71,7 +73,11 @@ def world_size() -> int:
 
 
 def restarted() -> bool:
-    """Tell whether torchrun started these processes again after one of them failed."""
+    """Tell whether torchrun started these processes again after one of them failed.
+
+    torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment: the store that it shares by
+    default still holds the addresses of the processes before the restart (pytorch issue 135712).
+    """
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
@@ -81,7 +87,7 @@ def _collective() -> Iterator[None]:
         yield
     except RuntimeError as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"process {rank()} lost contact with another process: {first_line}") from error
+        raise TrainingError(f"process {rank()} has no contact with another process: {first_line}") from error
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:

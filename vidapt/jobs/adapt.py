@@ -10,8 +10,8 @@ from rich.console import Console
 
 from vidapt.config import LabelledFolderData, Recipe, VideosData
 from vidapt.engine.checkpoint import latest_checkpoint
-from vidapt.errors import ConfigError
 from vidapt.engine.distributed import rank
+from vidapt.errors import ConfigError
 from vidapt.jobs.evaluate import is_generated
 from vidapt.jobs.report import write_run_report
 from vidapt.jobs.table import ScoreData, scores_table
@@ -67,7 +67,8 @@ def adapt(
         if dry_run and recipe.training.initial is None:
             stage = Stage(stage.name, _without_initial(stage.recipe), stage.run)
         result = _run(stage, resume=resume, device=device, dry_run=dry_run)
-        scores |= {stage.name: score for score in result.scores.values()}
+        for score in result.scores.values():
+            scores[stage.name] = score
     if scores and not dry_run and rank() == 0:
         _compare(recipe, scores, Path(out), device)
     return RunResult(result.run, result.steps, result.seconds, scores)
@@ -83,15 +84,17 @@ def stages(recipe: Recipe, out: Path) -> list[Stage]:
     """The stages of an adaptation in the order in which they run; the adapted model comes last."""
     found, initial = [], recipe.training.initial
     if recipe.warm_start is not None and initial is None:
-        warm = recipe.warm_start
-        training = recipe.training.model_copy(update={"steps": warm.steps, "lr": warm.lr or recipe.training.lr})
-        plain = _supervised(recipe, "source only").model_copy(update={"training": training})
+        plain = _supervised(recipe, "source only")
+        changes = {"steps": recipe.warm_start.steps, "lr": recipe.warm_start.lr or recipe.training.lr}
+        plain = plain.model_copy(update={"training": plain.training.model_copy(update=changes)})
         found.append(Stage(SOURCE_ONLY, plain, out / SOURCE_ONLY))
         initial = out / SOURCE_ONLY
-    training = recipe.training.model_copy(update={"initial": initial})
     if recipe.upper_bound is not None:
-        upper = _supervised(recipe, "upper bound").model_copy(update={"source": recipe.upper_bound, "training": training})
+        upper = _supervised(recipe, "upper bound")
+        start = upper.training.model_copy(update={"initial": initial})
+        upper = upper.model_copy(update={"source": recipe.upper_bound, "training": start})
         found.append(Stage(UPPER_BOUND, upper, out / UPPER_BOUND))
+    training = recipe.training.model_copy(update={"initial": initial})
     adapted = recipe.model_copy(update={"warm_start": None, "upper_bound": None, "training": training})
     return [*found, Stage(ADAPTED, adapted, out)]
 
@@ -123,8 +126,17 @@ def recipe_for(source: Path, target: Path, classes: Path | None) -> Recipe:
 
 def _supervised(recipe: Recipe, suffix: str) -> Recipe:
     nothing = {"method": None, "target": None, "warm_start": None, "upper_bound": None}
-    inference = recipe.inference.model_copy(update={"weights": "student"})
-    return recipe.model_copy(update={**nothing, "name": f"{recipe.name}, {suffix}", "inference": inference})
+    warm = recipe.warm_start
+    clips = {} if warm is None else {"batch": warm.batch, "clip_length": warm.clip_length}
+    training = recipe.training.model_copy(update={name: value for name, value in clips.items() if value is not None})
+    return recipe.model_copy(
+        update={
+            **nothing,
+            "name": f"{recipe.name}, {suffix}",
+            "training": training,
+            "inference": recipe.inference.model_copy(update={"weights": "student"}),
+        }
+    )
 
 
 def _without_initial(recipe: Recipe) -> Recipe:

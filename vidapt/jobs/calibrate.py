@@ -47,10 +47,12 @@ def _identified(
     (frame,) = segmenter.network_outputs([image])
     full = segmenter.network.upsample(frame.probabilities[None], instance.shape)
     (found,) = segmenter.network.instances(frame.output, full)
-    assert found.embeddings is not None
+    embeddings = found.embeddings
+    if embeddings is None:
+        raise ValueError("instances carry no embeddings to calibrate")
     ids = np.array([_owner(mask, instance) for mask in found.masks.cpu().numpy()], np.int64)
     keep = torch.from_numpy(np.flatnonzero(ids))
-    return found.embeddings[keep.to(found.embeddings.device)].cpu().numpy(), ids[ids > 0]
+    return embeddings[keep.to(embeddings.device)].cpu().numpy(), ids[ids > 0]
 
 
 def _owner(mask: NDArray[np.bool_], instance: NDArray[np.int32]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vidapt.clip import Clip, PanopticTarget
+from vidapt.clip import IGNORE, Clip, PanopticTarget
 from vidapt.config import CamVidData, Data, LabelledFolderData, StreetWorldData, VideosData
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import CITYSCAPES, LabelSpace, space_map
@@ -54,7 +54,10 @@ def build_dataset(data: Data, *, clip_length: int, interval: int, labelled: bool
 
         dataset = LabelledFolder(find_root(data.root), height=data.height, **clips)
         return dataset if labelled else Unlabelled(dataset)
-    assert isinstance(data, VideosData)
+    return _videos(data, clips, labelled)
+
+
+def _videos(data: VideosData, clips: dict[str, Any], labelled: bool) -> Any:
     if labelled:
         raise ConfigError(f"{data.root} is unlabelled footage (kind: videos); give kind: labelled_folder for labels")
     from vidapt.datasets.video_folder import VideoFolder
@@ -120,3 +123,13 @@ def in_space(dataset: Any, space: LabelSpace) -> Any:
     """The data set with labels in ``space``."""
     own = getattr(dataset, "label_space", None) or CITYSCAPES
     return dataset if own == space else Relabelled(dataset, space)
+
+
+def class_counts(dataset: Any, classes: int, *, clips: int = 500) -> torch.Tensor:
+    """Labelled pixels per class, int64 (classes,), over at most ``clips`` clips spread evenly over the data set."""
+    count = min(clips, len(dataset))
+    counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
+    for position in range(count):
+        clip = dataset[position * len(dataset) // count]
+        counts += torch.bincount(clip.target.semantic.flatten().long(), minlength=IGNORE + 1)
+    return counts[:classes]

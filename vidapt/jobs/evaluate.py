@@ -92,12 +92,12 @@ def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
     """
     clip = videos.video_clip(number)
     generated = hasattr(videos, "exact_flow")
-    flow, valid = _exact_flow(videos, number) if generated else (None, None)
+    exact = _exact_flow(videos, number) if generated else None
     has_instances = getattr(videos, "has_instances", generated)
     for index in range(len(clip.frames)):
         image = np.ascontiguousarray(clip.frames[index].permute(1, 2, 0).numpy())
         instance = clip.target.instance[index].numpy() if has_instances else None
-        known = None if flow is None or index == 0 else (flow[index - 1], valid[index - 1])
+        known = None if exact is None or index == 0 else (exact[0][index - 1], exact[1][index - 1])
         yield image, (clip.target.semantic[index].numpy(), instance), known
 
 

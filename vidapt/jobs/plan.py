@@ -41,21 +41,23 @@ def plan(
     weights = sum(parameter.numel() for parameter in network.parameters())
     disk = 4 * weights * (3 + len(step.weights())) * config.keep
     space = network.space
-    rows = [
+    disk_text = f"{disk / 1e6:.0f} MB for {config.keep} checkpoints"
+    free = shutil.disk_usage(_existing(run)).free / 1e6
+    target = "none (supervised)" if datasets[1] is None else f"{describe(recipe.target)}: {len(datasets[1])} clips"
+    return [
         ("run folder", str(run)),
         ("source", f"{describe(recipe.source)}: {len(datasets[0])} clips"),
-        ("target", "none (supervised)" if datasets[1] is None else f"{describe(recipe.target)}: {len(datasets[1])} clips"),
+        ("target", target),
         ("classes", f"{space.name}: {len(space)}, things {', '.join(space.names[i] for i in space.things)}"),
         ("evaluation", "none" if recipe.evaluation is None else describe(recipe.evaluation)),
         ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters"),
         ("batch", f"{config.batch} clips of {config.clip_length} frames, crop {config.crop[0]}x{config.crop[1]}"),
         ("steps", str(config.steps)),
         ("memory", f"{memory:.0f} MB after one step on {device}"),
-        ("disk", f"{disk / 1e6:.0f} MB for {config.keep} checkpoints, {shutil.disk_usage(_existing(run)).free / 1e6:.0f} MB free"),
+        ("disk", f"{disk_text}, {free:.0f} MB free"),
         ("one step", f"{seconds:.2f} s"),
         ("ETA", str(timedelta(seconds=round(seconds * config.steps / processes)))),
     ]
-    return rows
 
 
 def describe(data: Data | None) -> str:

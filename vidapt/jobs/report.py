@@ -76,7 +76,10 @@ def _facts(recipe: Recipe, out: Path) -> list[tuple[str, str]]:
         ("steps", f"{recipe.training.steps}, warm start {recipe.warm_start.steps if recipe.warm_start else 0}"),
         ("seed", str(recipe.training.seed)),
         ("weights scored", recipe.inference.weights),
-        ("device", f"{environment['device_name']}, {environment['processes']} process(es), {environment['threads']} threads"),
+        (
+            "device",
+            f"{environment['device_name']}, {environment['processes']} process(es), {environment['threads']} threads",
+        ),
         ("versions", f"Python {environment['python']}, {packages}"),
     ]
 
@@ -137,12 +140,16 @@ def _pictures(
     picked = np.linspace(0, len(frames) - 1, min(PICTURED, len(frames))).round().astype(int)
     caption = ", ".join(["image", *map(_title, shown), "labels"])
     pictures = [
-        jpeg(np.concatenate([panels[index], label_picture(frames[index][1][0], palette)], 1), f"frame {index}: {caption}")
+        jpeg(
+            np.concatenate([panels[index], label_picture(frames[index][1][0], palette)], 1), f"frame {index}: {caption}"
+        )
         for index in picked
     ]
     return pictures, video.read_bytes()
 
 
-def _overlays(run: Path, space: Any, images: Sequence[NDArray[np.uint8]], device: str | None) -> list[NDArray[np.uint8]]:
+def _overlays(
+    run: Path, space: Any, images: Sequence[NDArray[np.uint8]], device: str | None
+) -> list[NDArray[np.uint8]]:
     stream = load(run, device=device, space=space).stream()
     return [draw_overlay(image, stream.push(image), palette=space.palette) for image in images]

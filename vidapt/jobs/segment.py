@@ -82,7 +82,9 @@ def write_segmentation(segmenter: Segmenter, reader: Reader, out: Path, *, overl
     """Segment an open reader into the folder ``out``."""
     begin, frames = time.monotonic(), 0
     with (
-        SegmentationWriter(out, segmenter.space, video_name=reader.name, fps=reader.fps / reader.selection.stride, overlay=overlay) as writer,
+        SegmentationWriter(
+            out, segmenter.space, video_name=reader.name, fps=reader.fps / reader.selection.stride, overlay=overlay
+        ) as writer,
         progress_bar("segmenting", reader.expected_frames) as advance,
     ):
         for frame, image in segmenter.segment_reader(reader):

@@ -21,12 +21,13 @@ from vidapt.engine.train import Loader
 from vidapt.engine.train import train as run_training
 from vidapt.errors import CheckpointError, ConfigError
 from vidapt.jobs.calibrate import calibrate
-from vidapt.jobs.data import build_dataset, in_space
+from vidapt.jobs.data import build_dataset, class_counts, in_space
 from vidapt.jobs.evaluate import evaluation_videos, score_segmenter
 from vidapt.jobs.plan import print_plan
 from vidapt.jobs.table import ScoreData
 from vidapt.jobs.weights import find_weights, recipe_header, write_calibration
 from vidapt.labels import LabelSpace, find_space
+from vidapt.models.losses import class_weights
 from vidapt.models.network import PanopticNetwork, build_network, network_header
 from vidapt.recipe import dump_recipe, load_recipe
 from vidapt.segmenter import load, new_tracker
@@ -89,25 +90,21 @@ def prepare_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
         (run / "config.yaml").write_text(dump_recipe(recipe), "utf-8")
 
 
-def run_stage(
-    recipe: Recipe, run: Path, *, resume: bool, device: str | None, dry_run: bool, command: str
-) -> RunResult:
+def run_stage(recipe: Recipe, run: Path, *, resume: bool, device: str | None, dry_run: bool, command: str) -> RunResult:
     """Train, calibrate and score one stage; ``command`` is the verb that resumes it."""
     accelerator = make_accelerator(recipe.training.precision, _device_kind(device))
     datasets = _datasets(recipe, find_space(recipe.labels))
-    step = _build_step(recipe, accelerator)
+    step = _build_step(recipe, datasets[0], accelerator)
     if dry_run:
         print_plan(recipe, datasets, step, run, accelerator.device, accelerator.num_processes)
         return RunResult(run, 0, 0.0, {})
     run.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         (run / "environment.json").write_text(json.dumps(environment(accelerator), indent=2), "utf-8")
-    source, target = (None if data is None else _loader(data, recipe, name, accelerator) for data, name in zip(datasets, ("source", "target"), strict=True))
-    assert source is not None
     result = run_training(
         step,
-        source,
-        target,
+        _loader(datasets[0], recipe, "source", accelerator),
+        None if datasets[1] is None else _loader(datasets[1], recipe, "target", accelerator),
         recipe.training,
         run=run,
         accelerator=accelerator,
@@ -149,7 +146,7 @@ def resume(run: str | Path, *, device: str | None = None) -> RunResult:
 
 
 def _datasets(recipe: Recipe, space: LabelSpace) -> tuple[Any, Any]:
-    clips = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
+    clips: dict[str, Any] = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
     source = in_space(build_dataset(recipe.source, **clips), space)
     if recipe.method is None or recipe.target is None:
         return source, None
@@ -163,20 +160,24 @@ def _initialise(network: PanopticNetwork, path: Path) -> None:
         raise CheckpointError(f"training.initial {path} holds another architecture or label space than the recipe's")
 
 
-def _build_step(recipe: Recipe, accelerator: Accelerator) -> SupervisedStep | SelfTrainingStep:
+def _build_step(recipe: Recipe, source: Any, accelerator: Accelerator) -> SupervisedStep | SelfTrainingStep:
     space = find_space(recipe.labels)
     torch.manual_seed(recipe.training.seed)
     network = build_network(recipe.model, space)
     if recipe.training.initial is not None:
         _initialise(network, recipe.training.initial)
     network.to(accelerator.device)
+    weight = None
+    if recipe.training.class_balance > 0:
+        weight = class_weights(class_counts(source, len(space)), recipe.training.class_balance).to(accelerator.device)
     if recipe.method is None:
-        return SupervisedStep(network)
+        return SupervisedStep(network, weight)
     return SelfTrainingStep(
         network,
         recipe.method,
         seed=recipe.training.seed,
         new_tracker=lambda: new_tracker(recipe.tracking, len(space), None),
+        class_weight=weight,
     )
 
 
@@ -200,7 +201,9 @@ def _finish(recipe: Recipe, run: Path, folder: Path, device: str | None) -> dict
     """Calibrate and score the final weights; returns scores by weights name."""
     files = sorted(folder.glob("*.safetensors"))
     if recipe.validation is not None:
-        write_calibration(folder, {path.stem: calibrate(load(path, device=device), recipe.validation) for path in files})
+        write_calibration(
+            folder, {path.stem: calibrate(load(path, device=device), recipe.validation) for path in files}
+        )
     scores: dict[str, ScoreData] = {}
     if recipe.evaluation is not None:
         name = recipe.inference.weights if recipe.method is not None else "student"

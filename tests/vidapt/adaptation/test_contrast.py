@@ -59,9 +59,7 @@ def test_pixel_contrast_is_the_mean_of_its_clips():
     twice[1] += 0.3 * torch.randn(twice[1].shape, generator=torch.Generator().manual_seed(5))
     args = (logits.repeat(2, 1, 1, 1, 1), labels.repeat(2, 1, 1, 1))
     both = pixel_contrast(twice, *args, PIXEL, generators(2))
-    alone = [
-        pixel_contrast(twice[i : i + 1], logits, labels, PIXEL, generators(1, seed=i)) for i in range(2)
-    ]
+    alone = [pixel_contrast(twice[i : i + 1], logits, labels, PIXEL, generators(1, seed=i)) for i in range(2)]
     assert both.item() == pytest.approx(sum(alone).item() / 2, rel=1e-5)
 
 
@@ -124,7 +122,9 @@ def test_single_images_have_no_temporal_loss():
 def test_clip_flow_finds_a_shift():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 1, 12, 20, generator=generator)
-    scene = (F.interpolate(coarse, scale_factor=8, mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)[0].expand(3, -1, -1)
+    scene = (
+        (F.interpolate(coarse, scale_factor=8, mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)[0].expand(3, -1, -1)
+    )
     frames = torch.stack([scene[:, 8:72, 8:136], scene[:, 8:72, 5:133]])[None]
     flow = clip_flow(frames)
     assert flow.shape == (1, 1, 2, 64, 128)

@@ -32,7 +32,9 @@ def tracker():
 
 @pytest.fixture(scope="module")
 def batches() -> tuple[ClipBatch, ClipBatch]:
-    worlds = [StreetWorld(seed=900, videos=1, frames=4, size=(64, 128), style=s, clip_length=2) for s in ("source", "fog")]
+    worlds = [
+        StreetWorld(seed=900, videos=1, frames=4, size=(64, 128), style=s, clip_length=2) for s in ("source", "fog")
+    ]
     source = collate([worlds[0][0], worlds[0][2]], [0, 1])
     target = collate([worlds[1][0].without_target(), worlds[1][2].without_target()], [0, 1])
     return source, target
@@ -177,9 +179,7 @@ class ScriptedTeacher:
 
 def scripted(scores: list[list[float]], limits: InstanceMixConfig):
     frames = torch.zeros(1, len(scores), 3, 16, 32, dtype=torch.uint8)
-    return pseudo_labels(
-        ScriptedTeacher(scores), frames, threshold=0.9, instances=limits, new_tracker=tracker
-    )
+    return pseudo_labels(ScriptedTeacher(scores), frames, threshold=0.9, instances=limits, new_tracker=tracker)
 
 
 def test_only_instances_confident_in_every_frame_are_verified():

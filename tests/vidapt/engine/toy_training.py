@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -211,7 +212,7 @@ def everything(step: ToyStep) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Job:
-    """One training in processes of its own; what concerns one rank only names that rank."""
+    """One training in processes of its own; ``rank_step`` and signals concern one rank before any restart."""
 
     run: str
     world: int = 1
@@ -223,12 +224,14 @@ class Job:
     stop_after: int | None = None
     signals: int = 0
     signal_at: int = 3
+    pause: float = 0.0
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def train_job(job: Job, rank: int) -> None:
     """Train as one rank of a job; prints each step and leaves ``result_RANK.json`` in the run folder."""
-    options = {**job.step, **(job.rank_step if rank == job.rank else {})}
+    first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    options = {**job.step, **(job.rank_step if rank == job.rank and first_start else {})}
     options["poison"] = {int(sample): name for sample, name in options.get("poison", {}).items()}
     step = ToyStep(**options)
     losses: list[dict[str, float]] = []
@@ -236,6 +239,7 @@ def train_job(job: Job, rank: int) -> None:
     def on_step(done: int, values: Any) -> None:
         losses.append(dict(values))
         print(f"step {done}", flush=True)
+        time.sleep(job.pause)
         if rank == min(job.rank, job.world - 1) and done == job.signal_at:
             for _ in range(job.signals):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -248,7 +252,7 @@ def train_job(job: Job, rank: int) -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     finally:
-        weights = digest(everything(step).values())
+        weights = digest(value for module in step.weights().values() for value in module.state_dict().values())
         result = {"losses": losses, "seen": step.seen, "updates": step.updates, "digest": weights}
         (run / f"result_{rank}.json").write_text(json.dumps(result))
 
@@ -259,7 +263,7 @@ def start_job(job: Job, port: int) -> list[int]:
     Path(job.run).parent.mkdir(parents=True, exist_ok=True)
     for rank in range(job.world):
         if (child := os.fork()) == 0:
-            sys.stderr = open(f"{job.run}_stderr_{rank}.txt", "w")  # noqa: SIM115
+            sys.stderr = open(f"{job.run}_stderr_{rank}.txt", "a")  # noqa: SIM115
             if job.world > 1:
                 process = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job.world, "LOCAL_WORLD_SIZE": job.world}
                 process |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -288,14 +292,18 @@ def free_port() -> int:
 
 
 def main() -> None:
-    """Run the jobs of a JSON list one after the other; prints a JSON list of the ranks' exit codes."""
+    """Run the jobs of a JSON list one after the other and print the ranks' exit codes; a single job runs right here."""
     torch.set_num_threads(1)
+    jobs = [Job(**job) for job in json.loads(Path(sys.argv[1]).read_text())]
+    if len(jobs) == 1:
+        train_job(jobs[0], int(os.environ.get("RANK", "0")))
+        return
     # The first optimiser imports this, which takes seconds; the children inherit it.
     importlib.import_module("torch._dynamo")
 
     codes = []
-    for job in json.loads(Path(sys.argv[1]).read_text()):
-        children = start_job(Job(**job), free_port())
+    for job in jobs:
+        children = start_job(job, free_port())
         codes.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
     print(json.dumps(codes))
 
