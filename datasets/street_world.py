@@ -322,7 +322,7 @@ def flow_picture(frame: Frame) -> NDArray[np.uint8]:
     return picture
 
 
-def overview(seed: int = 104, size: tuple[int, int] = (128, 256), moment: int = 24) -> NDArray[np.uint8]:
+def overview(seed: int = 114, size: tuple[int, int] = (128, 256), moment: int = 2) -> NDArray[np.uint8]:
     """Return the contact sheet of the documentation, (4 H, 2 W, 3).
 
     One moment of one world as source and fog, night and texture, then its depth and flow, its panoptic labels and those

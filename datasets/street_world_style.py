@@ -123,9 +123,10 @@ def _headlight(height: int, width: int) -> NDArray[np.float32]:
 
 
 def _night(
-    image: NDArray[np.float32], semantic: NDArray[np.uint8], depth: NDArray[np.float32], weight: float
+    image: NDArray[np.uint8], semantic: NDArray[np.uint8], depth: NDArray[np.float32], weight: float
 ) -> NDArray[np.float32]:
-    dark = 255.0 * cv2.pow(image / 255.0, 1.0 + weight * (NIGHT_GAMMA - 1.0))
+    levels = np.arange(256, dtype=np.float32) / 255.0
+    dark = cv2.LUT(image, 255.0 * levels ** np.float32(1.0 + weight * (NIGHT_GAMMA - 1.0)))
     cast = 1.0 + weight * (np.asarray(NIGHT_CAST, np.float32) - 1.0)
     near = cv2.exp(depth * np.float32(-1 / 25.0))[..., None]
     beam = 1.0 + weight * (0.9 * _headlight(*semantic.shape) * near - 0.12)
@@ -154,7 +155,7 @@ def grade(
     if look.style == "fog" and weight > 0 and depth is not None:
         image = np.clip(_fog(image.astype(np.float32), semantic, depth, weight), 0, 255).astype(np.uint8)
     elif look.style == "night" and weight > 0 and depth is not None:
-        image = np.clip(_night(image.astype(np.float32), semantic, depth, weight), 0, 255).astype(np.uint8)
+        image = np.clip(_night(image, semantic, depth, weight), 0, 255).astype(np.uint8)
     blurred = cv2.GaussianBlur(image, (3, 3), 0.55)
     return add_sensor_noise(blurred, 2.0 + (3.0 * weight if look.style == "night" else 0.0), shift)
 

@@ -225,6 +225,16 @@ def evaluate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished adaptation runs.")],
+) -> None:
+    """Print the scores of one or several runs as a table, mean and standard error over runs."""
+    from vidapt.jobs.summary import summarise
+
+    typer.echo(summarise(runs).markdown())
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine offers and what anything missing costs."""
     from rich.console import Console
