@@ -22,8 +22,8 @@ CLASSES = 19
 FOG_DENSITY = 0.011
 FOG_COLOR: Color = (186.0, 190.0, 196.0)
 TINT = 0.15
-NIGHT_GAMMA = 1.18
-NIGHT_CAST: Color = (0.88, 0.92, 1.0)
+NIGHT_GAMMA = 1.14
+NIGHT_CAST: Color = (0.91, 0.94, 1.0)
 
 # Classes that cover most of the picture keep more of their colour, so that half of the first pseudo-labels is right.
 _TINT_SHARE = {0: 0.3, 1: 0.5, 2: 0.6, 8: 0.7, 9: 0.8, 10: 0.5}
@@ -129,7 +129,7 @@ def _night(
     dark = cv2.LUT(image, 255.0 * levels ** np.float32(1.0 + weight * (NIGHT_GAMMA - 1.0)))
     cast = 1.0 + weight * (np.asarray(NIGHT_CAST, np.float32) - 1.0)
     near = cv2.exp(depth * np.float32(-1 / 25.0))[..., None]
-    beam = 1.0 + weight * (0.9 * _headlight(*semantic.shape) * near - 0.12)
+    beam = 1.0 + weight * (0.9 * _headlight(*semantic.shape) * near - 0.09)
     lit = dark * cast * beam
     shining = (semantic == 6)[..., None] & (image.max(axis=2, keepdims=True) > 150)
     return np.where(shining, np.maximum(lit, image), lit)
@@ -157,7 +157,7 @@ def grade(
     elif look.style == "night" and weight > 0 and depth is not None:
         image = np.clip(_night(image, semantic, depth, weight), 0, 255).astype(np.uint8)
     blurred = cv2.GaussianBlur(image, (3, 3), 0.55)
-    return add_sensor_noise(blurred, 2.0 + (3.0 * weight if look.style == "night" else 0.0), shift)
+    return add_sensor_noise(blurred, 2.0 + (2.5 * weight if look.style == "night" else 0.0), shift)
 
 
 @lru_cache(maxsize=8)

@@ -168,6 +168,11 @@ class MethodConfig(Section):
     """Self-training on unlabelled target clips: the parts it uses, with their weights."""
 
     alpha: Fraction = Field(0.999, description="EMA of the teacher, ramped as min(1 - 1/(t+1), alpha).")
+    target_statistics: bool = Field(
+        False,
+        description="true: the teacher's batch normalisation keeps target statistics (AdaBN; DAFormer's decoder too); "
+        "false: they are averaged from the student's.",
+    )
     threshold: Fraction = Field(0.968, description="Teacher confidence that counts towards the pseudo-label weight.")
     augment: AugmentConfig = AugmentConfig()
     class_mix: ClassMixConfig = ClassMixConfig()

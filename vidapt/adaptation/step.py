@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from vidapt.adaptation.contrast import clip_flow, pixel_contrast, temporal_contr
 from vidapt.adaptation.mixing import MixedClips, class_mix, instance_mix, labels_of
 from vidapt.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
-from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher
+from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher, own_statistics, statistics_names
 from vidapt.clip import IGNORE, ClipBatch, PanopticTarget
 from vidapt.config import MethodConfig
 from vidapt.models.losses import semantic_loss
@@ -73,6 +74,7 @@ class SelfTrainingStep:
         seed: Seed of the random choices.
         new_tracker: Makes the tracker that verifies pseudo-instances over a clip.
         class_weight: float (C,) weight of each class in the semantic losses, or None for 1.
+        reduce: Averages a tensor over processes; the default is for one process.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class SelfTrainingStep:
         seed: int,
         new_tracker: Callable[[], OnlineTracker],
         class_weight: Tensor | None = None,
+        reduce: Callable[[Tensor], Tensor] = torch.clone,
     ) -> None:
         self._network = network
+        self._reduce = reduce
         self._teacher = make_teacher(network)
         self._method = method
         self._seed = seed
@@ -108,13 +112,14 @@ class SelfTrainingStep:
         if target is None:
             raise ValueError("SelfTrainingStep.losses needs target clips")
         yield from self._source(source)
-        pseudo = pseudo_labels(
-            self._teacher,
-            target.frames,
-            threshold=self._method.threshold,
-            instances=self._method.instance_mix,
-            new_tracker=self._new_tracker,
-        )
+        with own_statistics(self._teacher) if self._method.target_statistics else nullcontext():
+            pseudo = pseudo_labels(
+                self._teacher,
+                target.frames,
+                threshold=self._method.threshold,
+                instances=self._method.instance_mix,
+                new_tracker=self._new_tracker,
+            )
         yield "confidence", pseudo.confidence.mean()
         yield "instances", pseudo.verified.sum(1).float().mean()
         if self._method.class_mix.weight > 0:
@@ -123,8 +128,15 @@ class SelfTrainingStep:
             yield from self._pasted(source, target, pseudo)
 
     def after_update(self) -> None:
-        """Move the teacher towards the student."""
-        ema_update(self._teacher, self._network, ema_momentum(self._updates, self._method.alpha))
+        """Move the teacher towards the student; statistics of its own are averaged over the processes."""
+        own = self._method.target_statistics
+        momentum = ema_momentum(self._updates, self._method.alpha)
+        ema_update(self._teacher, self._network, momentum, statistics=not own)
+        if own:
+            buffers = self._teacher.state_dict(keep_vars=True)
+            for name in sorted(statistics_names(self._teacher)):
+                if buffers[name].is_floating_point():
+                    buffers[name].copy_(self._reduce(buffers[name]))
         self._updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Several backward passes per step and parameters that a step does not use are bot
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import zlib
@@ -45,7 +46,15 @@ def make_accelerator(precision: Precision = "auto", device: Literal["auto", "cpu
     # accelerate keeps its settings in process-wide state that refuses other settings later in the same process.
     AcceleratorState._reset_state(reset_partial_state=not is_distributed())
     with _collective():
-        return Accelerator(mixed_precision=_mixed_precision(precision, cpu), cpu=cpu)
+        accelerator = Accelerator(mixed_precision=_mixed_precision(precision, cpu), cpu=cpu)
+    atexit.register(_leave_group)
+    return accelerator
+
+
+def _leave_group() -> None:
+    # A group that is still open when the interpreter ends now and then aborts the process.
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _mixed_precision(precision: Precision, cpu: bool) -> str:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from vidapt.adaptation.step import SelfTrainingStep, SupervisedStep
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
-from vidapt.engine.distributed import make_accelerator, rank
+from vidapt.engine.distributed import all_reduce_mean, make_accelerator, rank
 from vidapt.engine.loading import clip_loader
 from vidapt.engine.train import Loader
 from vidapt.engine.train import train as run_training
@@ -178,6 +178,7 @@ def _build_step(recipe: Recipe, source: Any, accelerator: Accelerator) -> Superv
         seed=recipe.training.seed,
         new_tracker=lambda: new_tracker(recipe.tracking, len(space), None),
         class_weight=weight,
+        reduce=all_reduce_mean,
     )
 
 

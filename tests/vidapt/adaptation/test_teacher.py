@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher
+from vidapt.adaptation.teacher import (
+    ema_momentum,
+    ema_update,
+    make_teacher,
+    own_statistics,
+    statistics_names,
+)
 
 
 @pytest.mark.parametrize(("update", "expected"), [(0, 0.0), (1, 0.5), (9, 0.9), (5000, 0.999)])
@@ -46,3 +52,23 @@ def test_teacher_is_frozen_and_in_evaluation_mode():
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert student.training
     assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_own_statistics_follow_the_batches_and_survive_the_update():
+    student = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    teacher = make_teacher(student)
+    with own_statistics(teacher):
+        teacher(torch.full((2, 3, 4, 4), 5.0))
+    assert not teacher[1].training
+    moved = teacher[1].running_mean.clone()
+    assert not torch.equal(moved, student[1].running_mean)
+    with torch.no_grad():
+        student[0].weight.add_(1.0)
+    ema_update(teacher, student, 0.0, statistics=False)
+    assert torch.equal(teacher[0].weight, student[0].weight)
+    assert torch.equal(teacher[1].running_mean, moved)
+
+
+def test_statistics_names_are_the_batch_norm_buffers():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(1, 4))
+    assert statistics_names(network) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
