@@ -181,6 +181,13 @@ class MethodConfig(Section):
     temporal_contrast: TemporalContrastConfig = TemporalContrastConfig()
 
 
+class SourceAugmentConfig(AugmentConfig):
+    """Photometric distortion of labelled clips; off by default."""
+
+    jitter: Fraction = 0.0
+    blur_probability: Fraction = 0.0
+
+
 class TrainingConfig(Section):
     """The training loop."""
 
@@ -191,6 +198,7 @@ class TrainingConfig(Section):
     interval: Positive = Field(1, description="Distance of a clip's frames in the video.")
     crop: Size = Field((512, 512), description="Height and width of the training crops in pixels.")
     scale: tuple[float, float] = Field((1.0, 1.0), description="Range of the random resize before cropping.")
+    augment: SourceAugmentConfig = SourceAugmentConfig()
     lr: float = Field(6e-5, gt=0)
     head_lr_factor: float = Field(10.0, gt=0)
     weight_decay: NotNegative = 0.01

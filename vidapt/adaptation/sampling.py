@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Purpose = Literal["class_mix", "augment", "pixel_contrast", "temporal_contrast"]
-_STREAM: dict[str, int] = {"class_mix": 1, "augment": 2, "pixel_contrast": 3, "temporal_contrast": 4}
+Purpose = Literal["class_mix", "augment", "pixel_contrast", "temporal_contrast", "source_augment"]
+_STREAM: dict[str, int] = {purpose: number for number, purpose in enumerate(get_args(Purpose), 1)}
 
 
 def clip_rngs(seed: int, purpose: Purpose, samples: Tensor) -> list[np.random.Generator]:

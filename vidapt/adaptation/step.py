@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,39 @@ from vidapt.transforms import StrongAugment
 Loss = tuple[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """How labelled clips are trained on, by both steps.
+
+    Attributes:
+        seed: Seed of the random choices.
+        class_weight: float (C,) weight of each class in the semantic losses, or None for 1.
+        augment: Photometric distortion of the labelled clips, or None.
+    """
+
+    seed: int = 0
+    class_weight: Tensor | None = None
+    augment: StrongAugment | None = None
+
+    def frames(self, batch: ClipBatch) -> Tensor:
+        """The batch's frames (B·T,3,H,W), distorted."""
+        frames = batch.frames
+        if self.augment is not None:
+            frames = self.augment(frames, clip_rngs(self.seed, "source_augment", batch.samples))
+        return frames.flatten(0, 1)
+
+
 class SupervisedStep:
     """Semantic and instance losses on labelled clips.
 
     Args:
         network: What is trained.
-        class_weight: float (C,) weight of each class in the semantic loss, or None for 1.
+        labelled: Class weights and augmentation.
     """
 
-    def __init__(self, network: PanopticNetwork, class_weight: Tensor | None = None) -> None:
+    def __init__(self, network: PanopticNetwork, labelled: Labelled | None = None) -> None:
         self._network = network
-        self._class_weight = class_weight
+        self._labelled = labelled or Labelled()
 
     @property
     def network(self) -> nn.Module:
@@ -49,10 +72,9 @@ class SupervisedStep:
 
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[Loss]:
         """Yield the losses of the source clips; ``target`` is not used."""
-        output = self._network(source.frames.flatten(0, 1))
-        yield from _summed(
-            "source", _labelled_losses(self._network, output, labels_of(source).flatten(), self._class_weight)
-        )
+        output = self._network(self._labelled.frames(source))
+        target, weight = labels_of(source).flatten(), self._labelled.class_weight
+        yield from _summed("source", _labelled_losses(self._network, output, target, weight))
 
     def after_update(self) -> None:
         """Nothing follows an update."""
@@ -71,9 +93,8 @@ class SelfTrainingStep:
     Args:
         network: The student.
         method: The parts and their weights.
-        seed: Seed of the random choices.
+        labelled: Seed, class weights and the augmentation of source clips.
         new_tracker: Makes the tracker that verifies pseudo-instances over a clip.
-        class_weight: float (C,) weight of each class in the semantic losses, or None for 1.
         reduce: Averages a tensor over processes; the default is for one process.
     """
 
@@ -82,18 +103,18 @@ class SelfTrainingStep:
         network: PanopticNetwork,
         method: MethodConfig,
         *,
-        seed: int,
+        labelled: Labelled,
         new_tracker: Callable[[], OnlineTracker],
-        class_weight: Tensor | None = None,
         reduce: Callable[[Tensor], Tensor] = torch.clone,
     ) -> None:
         self._network = network
         self._reduce = reduce
         self._teacher = make_teacher(network)
         self._method = method
-        self._seed = seed
+        self._labelled = labelled
+        self._seed = labelled.seed
         self._new_tracker = new_tracker
-        self._class_weight = class_weight
+        self._class_weight = labelled.class_weight
         self._updates = 0
         augment = method.augment
         self._augment = StrongAugment(augment.jitter, augment.jitter_probability, augment.blur_probability)
@@ -148,7 +169,7 @@ class SelfTrainingStep:
         self._updates = int(state["updates"])
 
     def _source(self, source: ClipBatch) -> Iterator[Loss]:
-        output = self._network(source.frames.flatten(0, 1))
+        output = self._network(self._labelled.frames(source))
         target = labels_of(source).flatten()
         parts = _labelled_losses(self._network, output, target, self._class_weight)
         contrast = self._method.pixel_contrast

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
-from vidapt.adaptation.step import SelfTrainingStep, SupervisedStep
+from vidapt.adaptation.step import Labelled, SelfTrainingStep, SupervisedStep
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
 from vidapt.engine.distributed import all_reduce_mean, make_accelerator, rank
@@ -31,7 +31,7 @@ from vidapt.models.losses import class_weights
 from vidapt.models.network import PanopticNetwork, build_network, network_header
 from vidapt.recipe import dump_recipe, load_recipe
 from vidapt.segmenter import load, new_tracker
-from vidapt.transforms import TrainTransform
+from vidapt.transforms import StrongAugment, TrainTransform
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,16 @@ def _build_step(recipe: Recipe, source: Any, accelerator: Accelerator) -> Superv
     weight = None
     if recipe.training.class_balance > 0:
         weight = class_weights(class_counts(source, len(space)), recipe.training.class_balance).to(accelerator.device)
+    distort = recipe.training.augment
+    augment = StrongAugment(distort.jitter, distort.jitter_probability, distort.blur_probability)
+    labelled = Labelled(recipe.training.seed, weight, augment)
     if recipe.method is None:
-        return SupervisedStep(network, weight)
+        return SupervisedStep(network, labelled)
     return SelfTrainingStep(
         network,
         recipe.method,
-        seed=recipe.training.seed,
+        labelled=labelled,
         new_tracker=lambda: new_tracker(recipe.tracking, len(space), None),
-        class_weight=weight,
         reduce=all_reduce_mean,
     )
 

@@ -8,13 +8,14 @@ import torch
 
 from vidapt.adaptation.pseudo_labels import pseudo_labels
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
-from vidapt.adaptation.step import SelfTrainingStep, SupervisedStep
+from vidapt.adaptation.step import Labelled, SelfTrainingStep, SupervisedStep
 from vidapt.clip import ClipBatch, Instances, PanopticTarget, collate
 from vidapt.config import InstanceMixConfig, MethodConfig, ModelConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld
 from vidapt.labels import CITYSCAPES
 from vidapt.models.network import NetworkOutput, PanopticNetwork, build_network
 from vidapt.segmenter import new_tracker
+from vidapt.transforms import StrongAugment
 
 MODEL = ModelConfig.model_validate(
     {
@@ -47,7 +48,7 @@ def network() -> PanopticNetwork:
 
 def step(**method) -> SelfTrainingStep:
     settings = MethodConfig.model_validate({"instance_mix": {"score": 0.0, "agreement": 0.0}, **method})
-    return SelfTrainingStep(network(), settings, seed=3, new_tracker=tracker)
+    return SelfTrainingStep(network(), settings, labelled=Labelled(seed=3), new_tracker=tracker)
 
 
 def names_and_losses(one, batches) -> dict[str, torch.Tensor]:
@@ -59,6 +60,14 @@ def test_supervised_step_yields_one_graph(batches):
     graphs = [name for name, loss in losses.items() if loss.requires_grad]
     assert graphs == ["source"]
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_labelled_clips_are_distorted_alike_by_both_steps(batches):
+    strong = Labelled(seed=3, augment=StrongAugment(0.5, 1.0, 0.0))
+    frames = strong.frames(batches[0])
+    assert not torch.equal(frames, batches[0].frames.flatten(0, 1))
+    assert torch.equal(frames, strong.frames(batches[0]))
+    assert torch.equal(Labelled(seed=3).frames(batches[0]), batches[0].frames.flatten(0, 1))
 
 
 def test_self_training_yields_every_part(batches):

@@ -160,10 +160,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     damaged = checkpoint_path(tmp_path / "b", 10) / "state" / "tensors.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     with caplog.at_level(logging.WARNING):
-        run_toy(second, tmp_path / "b", config(checkpoint_every=5, keep=1), resume=True)
+        run_toy(second, tmp_path / "b", config(checkpoint_every=5, keep=1), resume=True, stop_after=7)
     assert "tensors.safetensors is damaged" in caplog.text
     assert second.seen[0] == 20
-    assert not differing(everything(straight), everything(second))
+    assert list_checkpoints(tmp_path / "b") == [checkpoint_path(tmp_path / "b", 7)]
+    run_toy(third := ToyStep(), tmp_path / "b", config(), resume=True)
+    assert not differing(everything(straight), everything(third))
 
 
 @pytest.mark.parametrize("change", [{"batch": 6}, {"seed": 6}])
