@@ -209,7 +209,7 @@ class TrainingConfig(Section):
         0.0, description="Power p of the class weights frequency^-p in the semantic losses; 0 weighs all alike."
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     workers: int = Field(0, ge=0)
     log_every: Positive = 50
     checkpoint_every: Positive = 4000
@@ -218,6 +218,13 @@ class TrainingConfig(Section):
     initial: Path | None = Field(
         None, description="Run, checkpoint folder or .safetensors whose weights training starts from."
     )
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> TrainingConfig:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale must be two factors 0 < low <= high, got [{low}, {high}]")
+        return self
 
 
 class TrackingConfig(Section):
@@ -233,6 +240,12 @@ class TrackingConfig(Section):
     )
     vote_decay: Fraction = 0.9
     max_tracks: Positive = 256
+
+    @model_validator(mode="after")
+    def _levels_are_ordered(self) -> TrackingConfig:
+        if self.low_score > self.high_score:
+            raise ValueError(f"low_score {self.low_score} is above high_score {self.high_score}; lower it")
+        return self
 
 
 class InferenceConfig(Section):

@@ -21,43 +21,32 @@ class TrainTransform:
     """Random resize, crop and horizontal flip of a clip.
 
     Attributes:
-        crop: Height and width of the result; smaller clips are padded (image 0, semantic 255, instance 0).
+        crop: Height and width of the result. Labelled clips that are smaller are padded (image 0, semantic 255,
+            instance 0); unlabelled ones are enlarged until they fill it, because nothing would mark their padding.
         scale: Range of the resize factor, drawn log-uniformly.
         flip: Probability of a horizontal flip.
-        tries: Crops drawn until no class covers more than ``dominant`` of the labelled pixels (DAFormer 1.2).
-        dominant: Largest share of one class; 1 accepts every crop.
     """
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
-    tries: int = 10
-    dominant: float = 1.0
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
         """Transform ``clip`` with the draws of ``rng``."""
         low, high = self.scale
         factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if high > low else low
         height, width = clip.frames.shape[-2:]
+        if clip.target is None:
+            factor = max(factor, self.crop[0] / height, self.crop[1] / width)
         clip = resize_clip(clip, (max(1, round(height * factor)), max(1, round(width * factor))))
-        clip = pad_clip(clip, self.crop)
-        clip = self._random_crop(clip, rng)
+        clip = self._random_crop(pad_clip(clip, self.crop), rng)
         return flip_clip(clip) if rng.random() < self.flip else clip
 
     def _random_crop(self, clip: Clip, rng: np.random.Generator) -> Clip:
         height, width = clip.frames.shape[-2:]
-        for _ in range(self.tries):
-            top = int(rng.integers(height - self.crop[0] + 1))
-            left = int(rng.integers(width - self.crop[1] + 1))
-            cropped = crop_clip(clip, top, left, self.crop)
-            if cropped.target is None or self.dominant >= 1 or _largest_share(cropped.target) < self.dominant:
-                break
-        return cropped
-
-
-def _largest_share(target: PanopticTarget) -> float:
-    counts = torch.bincount(target.semantic.flatten().long(), minlength=IGNORE + 1)[:IGNORE]
-    return float(counts.max() / counts.sum().clamp_min(1))
+        top = int(rng.integers(height - self.crop[0] + 1))
+        left = int(rng.integers(width - self.crop[1] + 1))
+        return crop_clip(clip, top, left, self.crop)
 
 
 def resize_clip(clip: Clip, size: tuple[int, int]) -> Clip:

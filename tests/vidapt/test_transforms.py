@@ -78,20 +78,17 @@ def test_flip_twice_is_identity_and_crop_takes_the_window():
     assert torch.equal(window.target.semantic, clip.target.semantic[:, 2:7, 3:9])
 
 
-def test_dominant_class_is_avoided_where_possible():
-    semantic = torch.zeros(1, 8, 64, dtype=torch.uint8)
-    semantic[..., 56:] = 1
-    clip = Clip(
-        torch.zeros(1, 3, 8, 64, dtype=torch.uint8),
-        "v",
-        torch.arange(1),
-        torch.arange(1).double(),
-        PanopticTarget(semantic, semantic.int(), torch.ones(1, dtype=torch.bool)),
-    )
-    transform = TrainTransform((8, 16), flip=0.0, tries=200, dominant=0.75)
-    out = transform(clip, np.random.default_rng(0))
-    share = torch.bincount(out.target.semantic.flatten().long()).max() / out.target.semantic.numel()
-    assert share < 0.75
+def test_unlabelled_clips_are_enlarged_instead_of_padded():
+    bright = Clip(torch.full((1, 3, 20, 60), 200, dtype=torch.uint8), "v", torch.arange(1), torch.arange(1).double())
+    for seed in range(5):
+        out = TrainTransform((32, 48), (0.5, 1.0))(bright, np.random.default_rng(seed))
+        assert out.frames.shape == (1, 3, 32, 48)
+        assert (out.frames == 200).all()
+
+
+def test_labelled_clips_are_padded_with_ignore():
+    out = TrainTransform((32, 48))(make_clip(), np.random.default_rng(0))
+    assert (out.target.semantic == 255).float().mean() == pytest.approx(1 - 24 * 40 / (32 * 48))
 
 
 def test_unlabelled_clips_pass_through():

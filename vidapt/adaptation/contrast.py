@@ -76,8 +76,8 @@ def temporal_contrast(
 ) -> Tensor:
     """Contrast between a place and the same place in the next frame (PiPa++ temporal term).
 
-    A pair counts only where both places are usable and the teacher gives them one class; negatives are drawn places
-    of the next frame with another class.
+    A pair counts only where both places are usable and the teacher gives them one class; negatives are the drawn,
+    usable places of the next frame with another class.
 
     Args:
         embedding: (B,T,D,h,w) projected features, not normalised.
@@ -100,8 +100,9 @@ def temporal_contrast(
         place = _draw_places(embedding.shape[1] - 1, height * width, config.total, generator)
         moved, inside = _follow(place, None if flow is None else flow[clip], (height, width))
         rows = rearrange(embedding[clip], "t d h w -> t (h w) d")
-        now, later = _take(label[clip][:-1], place), _take(label[clip][1:], moved)
-        gate = inside & (now == later) & _take(free[clip][:-1], place) & _take(free[clip][1:], moved)
+        now, later = label[clip][:-1].gather(1, place), label[clip][1:].gather(1, moved)
+        shown = inside & free[clip][1:].gather(1, moved)
+        gate = shown & (now == later) & free[clip][:-1].gather(1, place)
         pairs = torch.arange(place.shape[1], device=place.device).expand_as(place)
         losses.append(
             paired_contrast(
@@ -110,7 +111,7 @@ def temporal_contrast(
                 pairs,
                 temperature=config.temperature,
                 query_label=now,
-                key_label=later,
+                key_label=torch.where(shown, later, IGNORE),
                 negatives="different_label",
                 gate=gate,
                 normalize=True,
@@ -143,7 +144,3 @@ def _follow(place: Tensor, flow: Tensor | None, size: tuple[int, int]) -> tuple[
     y = (place // width + step[:, 1]).round().long()
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return y.clamp(0, height - 1) * width + x.clamp(0, width - 1), inside
-
-
-def _take(values: Tensor, place: Tensor) -> Tensor:
-    return values.gather(1, place)

@@ -93,14 +93,17 @@ def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> 
 
 
 def labels_of(batch: ClipBatch) -> PanopticTarget:
-    """The labels of a batch.
+    """The labels of a batch; frames without labels are all ignored.
 
     Raises:
         ValueError: If it has none.
     """
     if batch.target is None:
         raise ValueError("source clips carry no labels; a source data set must be labelled")
-    return batch.target
+    target = batch.target
+    bare = ~target.labelled[..., None, None]
+    semantic, instance = target.semantic.masked_fill(bare, IGNORE), target.instance.masked_fill(bare, 0)
+    return PanopticTarget(semantic, instance, target.labelled)
 
 
 def _mixed(pasted: Pasted, labels: PanopticTarget) -> MixedClips:

@@ -17,7 +17,7 @@ from vidapt.adaptation.mixing import MixedClips, class_mix, instance_mix, labels
 from vidapt.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
 from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher, own_statistics, statistics_names
-from vidapt.clip import IGNORE, ClipBatch, PanopticTarget
+from vidapt.clip import ClipBatch, PanopticTarget
 from vidapt.config import MethodConfig
 from vidapt.models.losses import semantic_loss
 from vidapt.models.network import NetworkOutput, PanopticNetwork
@@ -143,9 +143,10 @@ class SelfTrainingStep:
             )
         yield "confidence", pseudo.confidence.mean()
         yield "instances", pseudo.verified.sum(1).float().mean()
-        if self._method.class_mix.weight > 0:
+        mix = self._method.class_mix
+        if max(mix.weight, mix.instance_weight, self._method.temporal_contrast.weight) > 0:
             yield from self._mixed(source, target, pseudo)
-        if self._method.instance_mix.weight > 0 and pseudo.verified.shape[1] > 1:
+        if self._method.instance_mix.weight > 0:
             yield from self._pasted(source, target, pseudo)
 
     def after_update(self) -> None:
@@ -228,8 +229,7 @@ class SelfTrainingStep:
 def _labelled_losses(
     network: PanopticNetwork, output: NetworkOutput, target: PanopticTarget, class_weight: Tensor | None
 ) -> dict[str, Tensor]:
-    semantic = target.semantic.masked_fill(~target.labelled[:, None, None], IGNORE)
-    loss = semantic_loss(output.logits, semantic, class_weight=class_weight)
+    loss = semantic_loss(output.logits, target.semantic, class_weight=class_weight)
     return {"semantic": loss} | network.instance_loss(output, target)
 
 

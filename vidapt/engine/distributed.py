@@ -12,11 +12,12 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
@@ -45,8 +46,10 @@ def make_accelerator(precision: Precision = "auto", device: Literal["auto", "cpu
     cpu = device == "cpu" or not torch.cuda.is_available()
     # accelerate keeps its settings in process-wide state that refuses other settings later in the same process.
     AcceleratorState._reset_state(reset_partial_state=not is_distributed())
+    # The other processes wait while the main one evaluates, which may take longer than the default of minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     with _collective():
-        accelerator = Accelerator(mixed_precision=_mixed_precision(precision, cpu), cpu=cpu)
+        accelerator = Accelerator(mixed_precision=_mixed_precision(precision, cpu), cpu=cpu, kwargs_handlers=[patience])
     atexit.register(_leave_group)
     return accelerator
 

@@ -105,6 +105,15 @@ def test_covered_places_do_not_count():
     assert not gradient.any()
 
 
+def test_covered_places_of_the_next_frame_are_no_negatives():
+    """Class 1 is covered in the next frame only: class 0 then has no negatives, and its loss is 0."""
+    embedding, _, labels = two_class_clip(noise=1.0)
+    usable = torch.ones_like(labels, dtype=torch.bool)
+    assert temporal_contrast(embedding, labels, usable, None, TEMPORAL, generators(1)).item() > 0
+    usable[:, 1] = labels[:, 1] == 0
+    assert temporal_contrast(embedding, labels, usable, None, TEMPORAL, generators(1)).item() == 0
+
+
 def test_flow_that_leaves_the_frame_does_not_count():
     embedding, _, labels = two_class_clip(noise=1.0)
     usable = torch.ones_like(labels, dtype=torch.bool)

@@ -1,6 +1,7 @@
 """The composed step on real clips: every part yields a finite loss, pseudo-instances are verified, state restores."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,7 +84,8 @@ def test_self_training_yields_every_part(batches):
 @pytest.mark.parametrize(
     ("off", "gone"),
     [
-        ({"class_mix": {"weight": 0.0}}, "mixed"),
+        ({"class_mix": {"weight": 0.0, "instance_weight": 0.0}, "temporal_contrast": {"weight": 0.0}}, "mixed"),
+        ({"instance_mix": {"weight": 0.0}}, "pasted"),
         ({"pixel_contrast": {"weight": 0.0}}, "source/pixel_contrast"),
         ({"temporal_contrast": {"weight": 0.0}}, "mixed/temporal_contrast"),
         ({"pixel_contrast": {"start_step": 5}}, "source/pixel_contrast"),
@@ -133,6 +135,18 @@ def test_state_restores_the_ramp():
         one.after_update()
     other.load_state_dict(one.state_dict())
     assert other.state_dict() == {"updates": 3}
+
+
+def test_frames_without_labels_teach_nothing(batches):
+    source, _ = batches
+    target = source.target
+    hidden = PanopticTarget(target.semantic, target.instance, torch.tensor([[True, False], [True, False]]))
+    scrambled = PanopticTarget(target.semantic.clone(), target.instance.clone(), hidden.labelled)
+    scrambled.semantic[:, 1], scrambled.instance[:, 1] = 3, 7
+    first, second = (
+        names_and_losses(step(), (replace(source, target=labels), batches[1])) for labels in (hidden, scrambled)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_unlabelled_source_is_refused(batches):
