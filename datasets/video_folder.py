@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -199,12 +200,23 @@ def _below(root: Path) -> dict[str, Path | tuple[Path, ...]]:
 
 
 def _matches(pattern: str) -> dict[str, Path | tuple[Path, ...]]:
+    """Videos that a glob matches, named by their path below the folder that all share; images group by folder."""
     files = expand_glob(pattern)
-    images = tuple(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
-    found: dict[str, Path | tuple[Path, ...]] = {}
-    if images:
-        found[images[0].parent.name or "frames"] = images
+    folders: dict[Path, list[Path]] = {}
     for path in files:
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            found[path.name if path.stem in found else path.stem] = path
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            folders.setdefault(path.parent, []).append(path)
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    above = [folder.parent for folder in folders] + [path.parent for path in videos]
+    root = Path(os.path.commonpath(above)) if above else Path()
+    found: dict[str, Path | tuple[Path, ...]] = {
+        _name_below(root, folder): tuple(images) for folder, images in folders.items()
+    }
+    for path in videos:
+        short = _name_below(root, path.with_suffix(""))
+        found[_name_below(root, path) if short in found else short] = path
     return found
+
+
+def _name_below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()

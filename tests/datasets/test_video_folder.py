@@ -190,3 +190,20 @@ def test_frames_across_stretches(tmp_path: Path) -> None:
     for positions in ([MIN_STRETCH, MIN_STRETCH + 30, 199], [0, 69, 70, 71]):
         found = cache.read("a", info, positions)
         assert [number_of(image) for image in found] == positions
+
+
+def test_glob_over_folders_keeps_every_video_and_folder_apart(tmp_path: Path) -> None:
+    import cv2
+
+    for number, folder in enumerate(("a", "b", "c")):
+        (tmp_path / "frames" / folder).mkdir(parents=True)
+        for index in range(2):
+            path = tmp_path / "frames" / folder / f"{index}.png"
+            cv2.imwrite(str(path), np.full((8, 8, 3), 40 * number, np.uint8))
+    found = find_videos(str(tmp_path / "frames" / "*" / "*.png"))
+    assert list(found) == ["a", "b", "c"]
+    assert all(isinstance(images, tuple) and len(images) == 2 for images in found.values())
+    for folder in ("a", "b", "c"):
+        (tmp_path / "drives" / folder).mkdir(parents=True)
+        (tmp_path / "drives" / folder / "clip.mp4").write_bytes(b"x")
+    assert list(find_videos(str(tmp_path / "drives" / "*" / "clip.mp4"))) == ["a/clip", "b/clip", "c/clip"]
