@@ -73,8 +73,8 @@ class SupervisedStep:
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[Loss]:
         """Yield the losses of the source clips; ``target`` is not used."""
         output = self._network(self._labelled.frames(source))
-        target, weight = labels_of(source).flatten(), self._labelled.class_weight
-        yield from _summed("source", _labelled_losses(self._network, output, target, weight))
+        labels, weight = labels_of(source).flatten(), self._labelled.class_weight
+        yield from _summed("source", _labelled_losses(self._network, output, labels, weight))
 
     def after_update(self) -> None:
         """Nothing follows an update."""
