@@ -30,19 +30,21 @@ def save_forever(run: Path, step: int, acknowledge: int) -> None:
         os.write(acknowledge, step.to_bytes(4, "big"))
 
 
-def kill_while_saving(run: Path, step: int, seconds: float) -> int:
-    """Let a child save for some time, kill it, and return the last step that it finished."""
+def kill_while_saving(run: Path, step: int, moment: float) -> int:
+    """Kill a child ``moment`` saves after its first one, and return the last step that it finished."""
     reading, writing = os.pipe()
+    began = time.monotonic()
     child = os.fork()
     if child == 0:
         save_forever(run, step, writing)
     os.close(writing)
-    time.sleep(seconds)
+    finished = os.read(reading, 4)
+    time.sleep(moment * (time.monotonic() - began))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:
-        finished = pipe.read()
-    return int.from_bytes(finished[-4:], "big") if finished else step
+        finished += pipe.read()
+    return int.from_bytes(finished[-4:], "big")
 
 
 def is_whole(run: Path, step: int) -> bool:
@@ -59,7 +61,7 @@ def main() -> None:
     rng = random.Random(0)
     step, outcomes = 0, []
     for _ in range(kills):
-        finished = kill_while_saving(run, step, rng.uniform(0.01, 0.15))
+        finished = kill_while_saving(run, step, rng.uniform(0.0, 2.0))
         before = sorted(path.name for path in (run / "checkpoints").glob("*"))
         found = newest_loadable(run)
         step = 0 if found is None else found.step

@@ -132,7 +132,7 @@ def test_a_signal_from_outside_saves_and_the_run_resumes_to_the_same_weights(tmp
         assert stopped.stdout is not None
         assert "step 7\n" in stopped.stdout
         stopped.send_signal(number)
-        _, errors = stopped.communicate(timeout=60)
+        _, errors = stopped.communicate(timeout=120)
     assert stopped.returncode == code, errors
     assert errors.splitlines()[-1].startswith(f"Interrupted: stopped by {number.name} after step")
     reached = newest_loadable(tmp_path / "run")

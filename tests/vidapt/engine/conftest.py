@@ -24,7 +24,7 @@ def run_jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[lis
         path.write_text(json.dumps([asdict(job) for job in jobs]))
         environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(HERE / "toy_training.py"), str(path)]
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220)
         assert finished.returncode == 0, finished.stderr
         return json.loads(finished.stdout.splitlines()[-1])
 
