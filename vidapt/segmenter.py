@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 import torch
-from scipy import ndimage
+from PIL import Image as PillowImage
 from torch import Tensor
 
-from vidapt.clip import FIRST_THING_ID, PanopticFrame, Segment
+from vidapt.clip import FIRST_THING_ID, PanopticFrame
 from vidapt.config import InferenceConfig, TrackingConfig
-from vidapt.errors import InputError
+from vidapt.errors import CheckpointError, ConfigError, InputError, UserError, VidaptError
+from vidapt.io.images import resize_image
+from vidapt.io.resize import resize_panoptic
 from vidapt.labels import LabelSpace, space_map
 from vidapt.models.fusion import assign_tracks, fuse
 from vidapt.models.network import NetworkOutput, PanopticNetwork
@@ -43,6 +44,10 @@ class Segmenter:
         space: Label space of the results; classes are mapped by name and their probabilities summed. None keeps the
             network's own.
         device: Where the network runs; None picks a GPU if there is one.
+
+    Raises:
+        ConfigError: If no class of the network has a counterpart in ``space``.
+        UserError: If the device does not exist.
     """
 
     def __init__(
@@ -55,13 +60,14 @@ class Segmenter:
         space: LabelSpace | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = find_device(device)
         self.network = network.to(self.device).eval()
         self.space = space or network.space
         self.tracking = tracking or TrackingConfig()
         self.inference = inference or InferenceConfig()
         self.embedding_threshold = embedding_threshold
-        self._mapping = _mapping_matrix(network.space, self.space).to(self.device)
+        same = self.space == network.space
+        self._mapping = None if same else mapping_matrix(network.space, self.space).to(self.device)
 
     def segment(
         self, video: Any, *, start: int | None = None, stop: int | None = None, stride: int = 1
@@ -75,7 +81,7 @@ class Segmenter:
             stride: Every stride-th frame.
 
         Raises:
-            InputError: If the input cannot be read.
+            InputError: If the input cannot be read; damage in the middle is raised after the frames before it.
         """
         from vidapt.io.reader import open_video
 
@@ -85,7 +91,7 @@ class Segmenter:
 
     def segment_reader(self, reader: Reader) -> Iterator[tuple[PanopticFrame, Image]]:
         """Yield (panoptic frame, image) for the decodable frames of an open reader; holes age the tracks."""
-        stream = self.stream()
+        stream = self.stream(stride=reader.selection.stride)
         for group in _batched((frame for frame in reader if frame.ok), self.inference.batch):
             images = [frame.image for frame in group]
             times = [frame.time for frame in group]
@@ -96,13 +102,17 @@ class Segmenter:
         """Segment one image: uint8 (H,W,3) RGB array, PIL image or path."""
         return self.stream().push(_read_image(image))
 
-    def stream(self) -> Stream:
-        """Start a stream: push frames one by one or in clips."""
-        return Stream(self)
+    def stream(self, *, stride: int = 1) -> Stream:
+        """Start a stream: push frames one by one or in clips.
+
+        Args:
+            stride: Distance of the indices of frames that follow each other; a larger one is a gap.
+        """
+        return Stream(self, stride)
 
     def network_outputs(self, images: Sequence[Image]) -> list[FrameOutput]:
         """Run the network on frames of one size: per frame its probabilities and instance fields."""
-        frames = torch.from_numpy(np.stack([_fit(image, self.inference.height) for image in images]))
+        frames = torch.from_numpy(np.stack([resize_image(image, self.inference.height) for image in images]))
         with torch.no_grad():
             output = self.network(frames.permute(0, 3, 1, 2).contiguous().to(self.device))
             probabilities = self.network.probabilities(output)
@@ -110,7 +120,7 @@ class Segmenter:
 
     def to_space(self, probabilities: Tensor) -> Tensor:
         """Sum (C,h,w) network probabilities into the classes of the result's label space."""
-        if self.space is self.network.space:
+        if self._mapping is None:
             return probabilities
         return torch.einsum("oc,chw->ohw", self._mapping, probabilities)
 
@@ -124,13 +134,20 @@ class FrameOutput:
 
 
 class Stream:
-    """A video being segmented frame by frame; all state lives here and is bounded."""
+    """A video being segmented frame by frame; all state lives here and is bounded.
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    Args:
+        segmenter: What segments the frames; it may serve several streams.
+        stride: Distance of the indices of frames that follow each other.
+    """
+
+    def __init__(self, segmenter: Segmenter, stride: int = 1) -> None:
         self._segmenter = segmenter
+        self._stride = stride
         self._stabiliser = Stabiliser(segmenter.inference.smoothing)
         self._tracker = new_tracker(segmenter.tracking, len(segmenter.space), segmenter.embedding_threshold)
         self._last: int | None = None
+        self._size: tuple[int, int] | None = None
 
     def push(self, frame: Image, *, index: int | None = None, time: float | None = None) -> PanopticFrame:
         """Segment the next frame (uint8 (H,W,3) RGB)."""
@@ -148,46 +165,78 @@ class Stream:
         """Segment the next frames with one network call; the ids are those of pushing them one by one.
 
         Args:
-            frames: uint8 (H,W,3) RGB arrays of one size.
+            frames: uint8 (H,W,3) RGB arrays; all frames of a stream have one size.
             indices: Increasing frame numbers; the default counts on. A gap ages the tracks.
             times: Seconds; the default is the index.
 
         Raises:
-            InputError: If the frames differ in size or the numbers do not increase.
+            InputError: If a frame has another type or size or the numbers do not fit; the stream is as before.
         """
-        if not len(frames):
+        images = [_check_image(frame) for frame in frames]
+        if not images:
             return []
-        if len({frame.shape for frame in frames}) > 1:
-            raise InputError(f"frames of a stream must share one size, got {sorted({f.shape for f in frames})}")
-        first = 0 if self._last is None else self._last + 1
-        numbers = list(range(first, first + len(frames))) if indices is None else list(indices)
+        self._check_sizes(images)
+        numbers = self._numbers(len(images), indices)
         seconds = [float(number) for number in numbers] if times is None else list(times)
-        outputs = self._segmenter.network_outputs(frames)
+        if len(seconds) != len(images):
+            raise InputError(f"{len(images)} frames came with {len(seconds)} times; give one per frame")
+        outputs = self._segmenter.network_outputs(images)
+        self._size = (images[0].shape[0], images[0].shape[1])
         return [
             self._step(image, output, number, second)
-            for image, output, number, second in zip(frames, outputs, numbers, seconds, strict=True)
+            for image, output, number, second in zip(images, outputs, numbers, seconds, strict=True)
         ]
+
+    def _check_sizes(self, images: Sequence[Image]) -> None:
+        sizes = dict.fromkeys([*([] if self._size is None else [self._size]), *(image.shape[:2] for image in images)])
+        if len(sizes) > 1:
+            first, second, *_ = sizes
+            raise InputError(
+                f"a frame is {second[1]}x{second[0]} but those before are {first[1]}x{first[0]}; "
+                "frames of a stream must share one size: resize them, or reset() the stream for a new video"
+            )
+
+    def _numbers(self, count: int, indices: Sequence[int] | None) -> list[int]:
+        """Frame numbers of the next ``count`` frames."""
+        first = 0 if self._last is None else self._last + self._stride
+        if indices is None:
+            return list(range(first, first + count * self._stride, self._stride))
+        numbers = [int(index) for index in indices]
+        if len(numbers) != count:
+            raise InputError(f"{count} frames came with {len(numbers)} indices; give one per frame")
+        known = numbers if self._last is None else [self._last, *numbers]
+        for before, after in pairwise(known):
+            if after <= before:
+                raise InputError(f"frame {after} follows frame {before}; indices of a stream must increase")
+        return numbers
 
     def reset(self) -> None:
         """Forget everything: the next frame starts a new video."""
         self._stabiliser.reset()
         self._tracker.reset()
-        self._last = None
+        self._last = self._size = None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain arrays and numbers that continue the stream elsewhere."""
-        return {"stabiliser": self._stabiliser.state_dict(), "tracker": self._tracker.state_dict(), "last": self._last}
+        own = {"last": self._last, "size": self._size}
+        return {"stabiliser": self._stabiliser.state_dict(), "tracker": self._tracker.state_dict()} | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned.
+
+        Raises:
+            CheckpointError: If a part is missing or does not fit.
+        """
+        missing = {"stabiliser", "tracker", "last", "size"} - set(state)
+        if missing:
+            raise CheckpointError(f"stream state lacks {', '.join(sorted(missing))}; another version wrote it")
         self._stabiliser.load_state_dict(state["stabiliser"])
         self._tracker.load_state_dict(state["tracker"])
         self._last = state["last"]
+        self._size = None if state["size"] is None else tuple(state["size"])
 
     def _step(self, image: Image, frame: FrameOutput, index: int, time: float) -> PanopticFrame:
-        if self._last is not None and index <= self._last:
-            raise InputError(f"frame {index} follows frame {self._last}; indices of a stream must increase")
-        gap = 1 if self._last is None else index - self._last
+        gap = self._stride if self._last is None else index - self._last
         self._last = index
         segmenter, network = self._segmenter, self._segmenter.network
         probabilities, cut = self._stabiliser.update(frame.probabilities, image, frame_gap=gap)
@@ -204,9 +253,31 @@ class Stream:
             min_area=options.instance_area,
             min_score=segmenter.tracking.low_score,
         )
-        tracked = self._tracker.update(Detections.from_fused(fused), frame_gap=gap)
+        # The tracker's memory counts frames that were asked for, so that a large stride does not outrun it.
+        tracked = self._tracker.update(Detections.from_fused(fused), frame_gap=-(-gap // self._stride))
         ids, segments = assign_tracks(fused, tracked.ids, tracked.categories)
-        return _at_size(PanopticFrame(index, time, fused.semantic, ids, segments), (image.shape[0], image.shape[1]))
+        found = PanopticFrame(index, time, fused.semantic, ids, segments)
+        return resize_panoptic(found, (image.shape[0], image.shape[1]))
+
+
+def find_device(device: torch.device | str | None) -> torch.device:
+    """The device that a name such as ``cpu``, ``cuda`` or ``cuda:1`` means; None and ``auto`` pick a GPU if there is.
+
+    Raises:
+        UserError: If the name is unknown or torch sees no such device.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise UserError(f"device {str(device)!r} is not known; use cpu, cuda, cuda:N or auto")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"device {found} was asked for, but torch sees {count} GPUs; use cpu or auto")
+    return found
 
 
 def new_tracker(config: TrackingConfig, classes: int, calibrated: float | None) -> OnlineTracker:
@@ -243,6 +314,7 @@ def load(
 
     Raises:
         CheckpointError: If there is no complete checkpoint, a file is damaged or does not fit.
+        UserError: If the device does not exist.
     """
     from vidapt.jobs.weights import find_weights
 
@@ -263,49 +335,23 @@ def _one_frame(output: NetworkOutput, index: int) -> NetworkOutput:
     return NetworkOutput(features, output.fused[one], output.logits[one], output.size)
 
 
-def _mapping_matrix(source: LabelSpace, target: LabelSpace) -> Tensor:
-    """float32 (C_target, C_source) with 1 where a source class belongs to a target class."""
+def mapping_matrix(source: LabelSpace, target: LabelSpace) -> Tensor:
+    """float32 (C_target, C_source) with 1 where a source class belongs to a target class.
+
+    Raises:
+        ConfigError: If none does.
+    """
     table = space_map(source, target)[: len(source)]
     matrix = torch.zeros(len(target), len(source))
     for own, other in enumerate(table):
         if other < len(target):
             matrix[int(other), own] = 1
+    if not matrix.any():
+        raise ConfigError(
+            f"no class of {source.name!r} is one of {target.name!r} ({', '.join(target.names)}); "
+            "rename classes or give them synonyms"
+        )
     return matrix
-
-
-def _fit(image: Image, height: int | None) -> Image:
-    """Resize an image to the network's input height, aspect kept."""
-    if height is None or image.shape[0] == height:
-        return image
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    shrink = height < image.shape[0]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-
-
-def _at_size(frame: PanopticFrame, size: tuple[int, int]) -> PanopticFrame:
-    """Enlarge or shrink a panoptic frame to the video's own size, areas and boxes recounted."""
-    if frame.ids.shape == size:
-        return frame
-    semantic = cv2.resize(frame.semantic, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    order = [segment.id for segment in frame.segments]
-    table = np.array([0, *order], np.int32)
-    compact = np.zeros(frame.ids.shape, np.uint16)
-    for position, track in enumerate(order, 1):
-        compact[frame.ids == track] = position
-    compact = cv2.resize(compact, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    areas = np.bincount(compact.ravel(), minlength=len(table))
-    regions = ndimage.find_objects(compact, len(order)) if order else []
-    segments = tuple(
-        Segment(old.id, old.category, old.is_thing, old.score, int(area), _box(region))
-        for old, area, region in zip(frame.segments, areas[1:], regions, strict=True)
-        if region is not None
-    )
-    return PanopticFrame(frame.index, frame.time, semantic, table[compact], segments)
-
-
-def _box(region: tuple[slice, ...]) -> tuple[int, int, int, int]:
-    rows, columns = region
-    return int(columns.start), int(rows.start), int(columns.stop), int(rows.stop)
 
 
 def _read_image(image: Any) -> Image:
@@ -313,13 +359,29 @@ def _read_image(image: Any) -> Image:
         from vidapt.io.reader import read_image
 
         return read_image(Path(image))
-    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise InputError(f"an image must be uint8 (H,W,3) RGB, got {array.dtype} {array.shape}")
-    return array
+    return _check_image(image.convert("RGB") if isinstance(image, PillowImage.Image) else image)
+
+
+def _check_image(image: Any) -> Image:
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise InputError(f"a frame must be a uint8 array (H,W,3) in RGB order, got {array.dtype} {array.shape}")
+    return np.ascontiguousarray(array)
 
 
 def _batched(frames: Iterable[Any], count: int) -> Iterator[list[Any]]:
-    iterator = iter(frames)
-    while group := list(itertools.islice(iterator, count)):
+    """Groups of up to ``count`` frames; a failure of the source is raised after the frames that came before it."""
+    group: list[Any] = []
+    failure: VidaptError | None = None
+    try:
+        for frame in frames:
+            group.append(frame)
+            if len(group) == count:
+                yield group
+                group = []
+    except VidaptError as error:
+        failure = error
+    if group:
         yield group
+    if failure is not None:
+        raise failure

@@ -50,8 +50,8 @@ class ReportContent:
         title: Heading.
         notice: A sentence about what the numbers are, shown first (a generated test bed says so here).
         facts: Name and value of what the reader must know: data, command, versions, device.
-        summary: Scores of the compared models.
-        classes: Scores per class.
+        summary: Scores of the compared models, or None.
+        classes: Scores per class, or None.
         curves: Training curves.
         pictures: Overlays.
         video: H.264 MP4 bytes, or None.
@@ -62,8 +62,8 @@ class ReportContent:
     title: str
     notice: str | None
     facts: Sequence[tuple[str, str]]
-    summary: Table
-    classes: Table
+    summary: Table | None
+    classes: Table | None
     curves: Sequence[Picture] = ()
     pictures: Sequence[Picture] = ()
     video: bytes | None = None

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from vidapt.config import LabelledFolderData, Recipe, VideosData
 from vidapt.engine.checkpoint import latest_checkpoint
-from vidapt.engine.distributed import rank
-from vidapt.errors import ConfigError
+from vidapt.engine.distributed import on_main
+from vidapt.errors import ConfigError, InputError
 from vidapt.jobs.evaluate import is_generated
+from vidapt.jobs.files import write_json
 from vidapt.jobs.report import write_run_report
 from vidapt.jobs.table import ScoreData, scores_table
-from vidapt.jobs.train import RunResult, prepare_run, resume_recipe, run_stage
+from vidapt.jobs.train import RunResult, open_accelerator, open_data, prepare_run, resume_recipe, run_stage
+from vidapt.jobs.weights import weights_path
 from vidapt.recipe import load_recipe
 
 SOURCE_ONLY, ADAPTED, UPPER_BOUND = "source_only", "adapted", "upper_bound"
@@ -47,7 +49,7 @@ def adapt(
         config: A recipe, its path or its name.
         out: Run folder.
         resume: Continue an interrupted run.
-        device: ``cpu``, ``cuda``, ...; None picks a GPU if there is one.
+        device: ``cpu`` or ``cuda``; None picks a GPU if there is one.
         dry_run: Print the plan of every stage and stop.
 
     Returns:
@@ -55,23 +57,26 @@ def adapt(
 
     Raises:
         ConfigError: If the recipe has no adaptation method: ``vidapt train`` runs it.
+        UserError: If data, configuration or checkpoints do not fit; nothing is trained or written then.
+        StorageError: If writing fails; what was written before is intact.
     """
     recipe = config if isinstance(config, Recipe) else load_recipe(config)
     if recipe.method is None:
         raise ConfigError(f"recipe {recipe.name!r} is purely supervised (method: null); run it with: vidapt train")
-    if not dry_run:
-        prepare_run(recipe, Path(out), resume=resume)
+    root, result = Path(out), RunResult(Path(out), 0, 0.0, {})
+    open_accelerator(recipe, device)
+    _check(recipe, root)
+    if dry_run:
+        _plan(recipe, root, device)
+        return result
+    on_main(lambda: prepare_run(recipe, root, resume=resume))
     scores: dict[str, ScoreData] = {}
-    result = RunResult(Path(out), 0, 0.0, {})
-    for stage in stages(recipe, Path(out)):
-        if dry_run and recipe.training.initial is None:
-            stage = Stage(stage.name, _without_initial(stage.recipe), stage.run)
-        result = _run(stage, resume=resume, device=device, dry_run=dry_run)
+    for stage in stages(recipe, root):
+        result = _run(stage, root, resume=resume, device=device)
         for score in result.scores.values():
             scores[stage.name] = score
-    if scores and not dry_run and rank() == 0:
-        _compare(recipe, scores, Path(out), device)
-    return RunResult(result.run, result.steps, result.seconds, scores)
+    on_main(lambda: _compare(recipe, scores, root, device))
+    return RunResult(root, result.steps, result.seconds, scores)
 
 
 def resume_adapt(run: str | Path, *, device: str | None = None) -> RunResult:
@@ -109,10 +114,15 @@ def recipe_for(source: Path, target: Path, classes: Path | None) -> Recipe:
 
     Raises:
         ConfigError: If there is no class table.
+        InputError: If there is no such folder.
     """
-    table = classes or source / "classes.yaml"
-    if not table.is_file():
-        raise ConfigError(f"no class table at {table}; write a classes.yaml (see docs/data.md) or give --classes")
+    if not source.is_dir():
+        raise InputError(f"no labelled folder at {source}; it holds classes.yaml, images/ and semantic/")
+    own = source / "classes.yaml"
+    table = classes or own
+    for path in (table, own):
+        if not path.is_file():
+            raise ConfigError(f"no class table at {path}; it names the labels of {source}, see docs/data.md")
     base = load_recipe("own_data")
     height = base.training.crop[0]
     return base.model_copy(
@@ -139,26 +149,46 @@ def _supervised(recipe: Recipe, suffix: str) -> Recipe:
     )
 
 
-def _without_initial(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"initial": None})})
+def _check(recipe: Recipe, out: Path) -> None:
+    """Open the data of all stages and find the given weights: a mistake must not show after hours of warm start."""
+    if recipe.training.initial is not None:
+        weights_path(recipe.training.initial)
+    for stage in stages(recipe, out):
+        open_data(stage.recipe)
 
 
-def _run(stage: Stage, *, resume: bool, device: str | None, dry_run: bool) -> RunResult:
-    finished = stage.run / "scores.json"
-    if resume and finished.is_file():
-        scores = json.loads(finished.read_text("utf-8"))
+def _plan(recipe: Recipe, out: Path, device: str | None) -> None:
+    """Print the plan of every stage; weights of earlier stages are not there yet."""
+    for stage in stages(recipe, out):
+        training = stage.recipe.training.model_copy(update={"initial": recipe.training.initial})
+        plain = stage.recipe.model_copy(update={"training": training})
+        run_stage(plain, stage.run, resume=False, device=device, dry_run=True, command="adapt")
+
+
+def _run(stage: Stage, root: Path, *, resume: bool, device: str | None) -> RunResult:
+    """Run or continue a stage, or take the scores of a finished one."""
+    if resume and (scores := _finished(stage.run)) is not None:
         return RunResult(stage.run, stage.recipe.training.steps, 0.0, scores)
-    started = latest_checkpoint(stage.run) is not None
-    return run_stage(
-        stage.recipe, stage.run, resume=resume and started, device=device, dry_run=dry_run, command="adapt"
-    )
+    started = resume and latest_checkpoint(stage.run) is not None
+    if stage.run != root:
+        on_main(lambda: prepare_run(stage.recipe, stage.run, resume=started))
+    return run_stage(stage.recipe, stage.run, resume=started, device=device, dry_run=False, command="adapt", root=root)
+
+
+def _finished(run: Path) -> dict[str, ScoreData] | None:
+    """Scores of a finished stage, or None."""
+    try:
+        scores: dict[str, ScoreData] = json.loads((run / "scores.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return scores
 
 
 def _compare(recipe: Recipe, scores: dict[str, ScoreData], out: Path, device: str | None) -> None:
-    """Print the table of all stages, write it as JSON and write the report."""
+    """Write the report, and where there are scores print them as a table and write them as JSON."""
     generated = is_generated(recipe.evaluation)
-    Console().print(scores_table(scores, title=recipe.name, generated=generated))
-    comparison = {"generated_test_bed": generated, "stages": scores}
-    (out / "comparison.json").write_text(json.dumps(comparison, indent=2), "utf-8")
+    if scores:
+        Console().print(scores_table(scores, title=recipe.name, generated=generated))
+        write_json(out / "comparison.json", {"generated_test_bed": generated, "stages": scores})
     runs = {stage.name: stage.run for stage in stages(recipe, out)}
     write_run_report(recipe, runs, scores, out, device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import lru_cache
+from glob import iglob
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,16 +77,20 @@ def _street_world(data: StreetWorldData, clip_length: int, interval: int) -> Any
 def find_root(root: Path) -> Path:
     """``root`` itself, or below the folder that the environment variable VIDAPT_DATA names.
 
+    Args:
+        root: A path or a glob pattern; ``~`` is the home folder.
+
     Raises:
         InputError: If neither exists.
     """
+    root = root.expanduser()
     base = os.environ.get("VIDAPT_DATA")
-    candidates = [root] if base is None or root.is_absolute() else [root, Path(base) / root]
+    candidates = [root] if not base or root.is_absolute() else [root, Path(base).expanduser() / root]
     for candidate in candidates:
-        if candidate.exists() or any(sign in str(candidate) for sign in "*?["):
+        if candidate.exists() or next(iglob(str(candidate), recursive=True), None) is not None:
             return candidate
-    hint = "" if len(candidates) > 1 else "; give an existing path, or set VIDAPT_DATA to the folder that holds it"
-    raise InputError(f"no data at {' or '.join(map(str, candidates))}{hint}")
+    hint = "give an existing path" if base else "give an existing path, or set VIDAPT_DATA to the folder that holds it"
+    raise InputError(f"no data at {' or '.join(map(str, candidates))}; {hint}")
 
 
 class Unlabelled:
@@ -103,12 +108,25 @@ class Unlabelled:
 
 
 class Relabelled:
-    """A data set whose classes are mapped by name into another label space; the rest becomes 255."""
+    """A data set whose classes are mapped by name into another label space; the rest becomes 255.
+
+    Raises:
+        ConfigError: If no class of the data set is one of the space.
+    """
 
     def __init__(self, dataset: Any, space: LabelSpace) -> None:
+        own: LabelSpace = dataset.label_space
         self.dataset = dataset
+        self.own_space = own
         self.label_space: LabelSpace | None = space
-        self._table = torch.from_numpy(space_map(dataset.label_space, space))
+        table = space_map(own, space)[: len(own)]
+        if (table == IGNORE).all():
+            raise ConfigError(
+                f"no class of the data ({', '.join(own.names)}) is one of label space {space.name!r} "
+                f"({', '.join(space.names)}); set 'labels' to the classes of the source"
+            )
+        self._table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
+        self._table[: len(own)] = torch.from_numpy(table)
 
     def __len__(self) -> int:
         return len(self.dataset)

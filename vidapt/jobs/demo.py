@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 
 from vidapt.config import Recipe, StreetWorldData
 from vidapt.errors import ConfigError
 from vidapt.io.encoder import write_video
 from vidapt.io.reader import open_video
+from vidapt.io.segmentation_folder import encode_png, write_bytes
 from vidapt.jobs.adapt import adapt
 from vidapt.jobs.evaluate import evaluation_videos, labelled_frames
 from vidapt.jobs.segment import write_segmentation
 from vidapt.recipe import load_recipe
 from vidapt.segmenter import load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WORLDS = ("source", "target", "validation", "evaluation")
 
@@ -37,10 +44,10 @@ def run_demo(*, out: str | Path, seed: int = 0, device: str | None = None) -> No
     example = write_example(load_recipe(run / "config.yaml"), run / "example.mp4")
     with open_video(str(example)) as reader:
         write_segmentation(load(run, device=device), reader, run / "example_segmented", overlay=True)
-    say = Console(soft_wrap=True).print
-    say(f"report: {run / 'report.html'}   example video: {run / 'example_segmented'}")
-    say(f"done in {time.monotonic() - begin:.0f} s; segment your own video with the adapted model:")
-    say(f"vidapt segment YOUR_VIDEO.mp4 --checkpoint {run} --out segmented")
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {run / 'report.html'}   example video: {run / 'example_segmented'}")
+    console.print(f"done in {time.monotonic() - begin:.0f} s; segment your own video with the adapted model:")
+    console.print(f"vidapt segment YOUR_VIDEO.mp4 --checkpoint {quote(str(run))} --out segmented")
 
 
 def seeded(recipe: Recipe, seed: int) -> Recipe:
@@ -56,7 +63,10 @@ def seeded(recipe: Recipe, seed: int) -> Recipe:
 
 
 def write_example(recipe: Recipe, path: Path) -> Path:
-    """Write the last evaluation video as an MP4 file, as a user's video would come.
+    """Write the last evaluation video as an MP4 file, as a user's video would come; as images where PyAV is missing.
+
+    Returns:
+        The file, or a folder beside it.
 
     Raises:
         ConfigError: If the recipe has no evaluation videos.
@@ -64,6 +74,13 @@ def write_example(recipe: Recipe, path: Path) -> Path:
     if recipe.evaluation is None:
         raise ConfigError("the demo recipe has no evaluation videos")
     videos = evaluation_videos(recipe.evaluation)
-    frames = (np.ascontiguousarray(image) for image, _, _ in labelled_frames(videos, len(videos.videos) - 1))
-    write_video(frames, path, fps=10)
-    return path
+    frames = [image for image, _, _ in labelled_frames(videos, len(videos.videos) - 1)]
+    written = write_video(frames, path, fps=10)
+    return _write_images(frames, path.with_suffix("")) if written is None else written
+
+
+def _write_images(frames: Sequence[NDArray[np.uint8]], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(frames):
+        write_bytes(folder / f"{index:06d}.png", encode_png(image))
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from vidapt.config import Data, Recipe, StreetWorldData
-from vidapt.errors import ConfigError
+from vidapt.datasets.clip_dataset import ClipDataset as StoredClips
+from vidapt.errors import ConfigError, InputError
 from vidapt.evaluation.runner import Scores, VideoEvaluator
-from vidapt.io.writer import read_segmentation
+from vidapt.io.coco import read_header
+from vidapt.io.segmentation_folder import read_segmentation
 from vidapt.jobs.data import build_dataset
+from vidapt.jobs.files import write_json
 from vidapt.jobs.progress import progress_bar
+from vidapt.labels import LabelSpace, space_map
 from vidapt.segmenter import Segmenter, load
 
 
@@ -30,6 +33,9 @@ def evaluate(
 ) -> Scores:
     """Score the recipe's evaluation videos.
 
+    A segmentation folder keeps the panoptic map only: there mIoU and flicker read void as a class of its own, which is
+    always wrong, while a checkpoint is scored with its class for every pixel. PQ, VPQ and STQ are the same either way.
+
     Args:
         recipe: Its ``evaluation`` names the labelled videos.
         checkpoint: Run, checkpoint folder or ``.safetensors`` file to segment them with.
@@ -40,18 +46,18 @@ def evaluate(
 
     Raises:
         ConfigError: If the recipe has no evaluation videos, or not exactly one of checkpoint and predictions is given.
+        InputError: If a prediction is missing or damaged.
+        StorageError: If the scores cannot be written.
     """
-    if recipe.evaluation is None:
-        raise ConfigError("the recipe has no evaluation videos; set 'evaluation' to labelled footage")
     if (checkpoint is None) == (predictions is None):
         raise ConfigError("evaluate needs exactly one of --checkpoint and --predictions")
     if checkpoint is not None:
-        space = evaluation_videos(recipe.evaluation).label_space
+        space = evaluation_videos(_evaluation(recipe)).label_space
         scores = score_segmenter(load(checkpoint, weights, device, space), recipe)
     else:
         scores = _score_predictions(Path(str(predictions)), recipe)
     if out is not None:
-        Path(out).write_text(json.dumps(scores.to_dict(), indent=2), "utf-8")
+        write_json(Path(out), scores.to_dict())
     return scores
 
 
@@ -70,9 +76,12 @@ def score_segmenter(segmenter: Segmenter, recipe: Recipe) -> Scores:
     return evaluator.result()
 
 
-@lru_cache(maxsize=4)
 def evaluation_videos(data: Data) -> Any:
-    """The data set of labelled videos that a section describes; kept, because generated videos are rendered once."""
+    """The data set of labelled videos that a section describes.
+
+    Raises:
+        UserError: If the files are missing or carry no labels.
+    """
     return build_dataset(data, clip_length=1, interval=1)
 
 
@@ -90,15 +99,19 @@ def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
 
     The flow is exact on street_world; elsewhere it is None and the evaluator computes DIS flow from the images.
     """
+    if isinstance(videos, StoredClips):
+        has_instances = getattr(videos, "has_instances", False)
+        for image, target in videos.iterate_video(number):
+            if target is None:
+                raise ConfigError(f"{videos.videos[number]} carries no labels to score against")
+            yield image, (target.semantic[0].numpy(), target.instance[0].numpy() if has_instances else None), None
+        return
     clip = videos.video_clip(number)
-    generated = hasattr(videos, "exact_flow")
-    exact = _exact_flow(videos, number) if generated else None
-    has_instances = getattr(videos, "has_instances", generated)
+    flow, valid = _exact_flow(videos, number)
     for index in range(len(clip.frames)):
         image = np.ascontiguousarray(clip.frames[index].permute(1, 2, 0).numpy())
-        instance = clip.target.instance[index].numpy() if has_instances else None
-        known = None if exact is None or index == 0 else (exact[0][index - 1], exact[1][index - 1])
-        yield image, (clip.target.semantic[index].numpy(), instance), known
+        labels = clip.target.semantic[index].numpy(), clip.target.instance[index].numpy()
+        yield image, labels, (flow[index - 1], valid[index - 1]) if index else None
 
 
 def _evaluation(recipe: Recipe) -> Data:
@@ -109,16 +122,42 @@ def _evaluation(recipe: Recipe) -> Data:
 
 def _score_predictions(folder: Path, recipe: Recipe) -> Scores:
     videos = evaluation_videos(_evaluation(recipe))
-    evaluator = VideoEvaluator(videos.label_space, windows=recipe.scoring.windows)
-    for number, name in enumerate(videos.videos):
-        own = folder / name if (folder / name).is_dir() else folder
-        found = {frame.index: frame for frame in read_segmentation(own)}
+    folders = [_folder_of(folder, name, len(videos.videos)) for name in videos.videos]
+    spaces = {_space_of(own).names: _space_of(own) for own in folders}
+    if len(spaces) > 1:
+        raise InputError(f"the segmentations below {folder} have different classes; segment all with one network")
+    (space,) = spaces.values()
+    own_space: LabelSpace = videos.label_space
+    mapping = None if space.names == own_space.names else space_map(space, own_space)
+    evaluator = VideoEvaluator(own_space, windows=recipe.scoring.windows, mapping=mapping)
+    for number, own in enumerate(folders):
+        predictions = read_segmentation(own)
         for index, (image, target, flow) in enumerate(labelled_frames(videos, number)):
-            if index not in found:
-                raise ConfigError(f"{own} has no prediction for frame {index} of {name}; segment every frame")
-            evaluator.update(found[index], *target, flow=flow, image=image)
+            frame = next((found for found in predictions if found.index >= index), None)
+            if frame is None or frame.index > index:
+                raise InputError(f"{own} has no prediction for frame {index} of {videos.videos[number]}; segment all")
+            evaluator.update(frame, *target, flow=flow, image=image)
         evaluator.end_video()
     return evaluator.result()
+
+
+def _folder_of(folder: Path, name: str, count: int) -> Path:
+    """The segmentation folder of the video ``name``, one of ``count``."""
+    own = folder / name
+    if own.is_dir() or count > 1 or not (folder / "panoptic.json").is_file():
+        folder = own
+    if not folder.is_dir():
+        raise InputError(f"no segmentation of video {name!r}: {folder} does not exist; name folders after the videos")
+    return folder
+
+
+def _space_of(folder: Path) -> LabelSpace:
+    """The label space that a segmentation folder was written in."""
+    header = read_header(folder / "panoptic.json")
+    classes = [
+        {"name": item["name"], "thing": bool(item["isthing"]), "colour": item["color"]} for item in header["categories"]
+    ]
+    return LabelSpace.from_dict({"name": header["info"]["label_space"], "classes": classes})
 
 
 def is_generated(data: Data | None) -> bool:

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from vidapt.clip import ClipBatch, collate
+from vidapt.clip import IGNORE, ClipBatch, collate
 from vidapt.config import Data, Recipe, StreetWorldData
+from vidapt.jobs.evaluate import evaluation_videos
+from vidapt.labels import LabelSpace, space_map
 from vidapt.models.network import PanopticNetwork
 from vidapt.transforms import TrainTransform
 
@@ -25,9 +28,10 @@ def print_plan(
     recipe: Recipe, datasets: tuple[Any, Any], step: Any, run: Path, device: torch.device, processes: int = 1
 ) -> None:
     """Print files, classes, memory, disk, steps and the expected duration of one stage."""
-    table = Table("what", "plan", title=f"plan of {recipe.name} (nothing is trained)", title_justify="left")
+    title = Text(f"plan of {recipe.name} (nothing is trained)")
+    table = Table("what", "plan", title=title, title_justify="left")
     for row in plan(recipe, datasets, step, run, device, processes):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
@@ -49,7 +53,9 @@ def plan(
         ("source", f"{describe(recipe.source)}: {len(datasets[0])} clips"),
         ("target", target),
         ("classes", f"{space.name}: {len(space)}, things {', '.join(space.names[i] for i in space.things)}"),
-        ("evaluation", "none" if recipe.evaluation is None else describe(recipe.evaluation)),
+        ("source classes", _mapped(getattr(datasets[0], "own_space", space), space)),
+        ("evaluation", describe(recipe.evaluation)),
+        ("evaluation classes", _evaluation_classes(recipe, space)),
         ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters"),
         ("batch", f"{config.batch} clips of {config.clip_length} frames, crop {config.crop[0]}x{config.crop[1]}"),
         ("steps", str(config.steps)),
@@ -67,6 +73,19 @@ def describe(data: Data | None) -> str:
     if isinstance(data, StreetWorldData):
         return f"street_world {data.style} seed {data.seed}, {data.videos} generated videos of {data.frames} frames"
     return f"{data.kind} {data.root}"
+
+
+def _evaluation_classes(recipe: Recipe, space: LabelSpace) -> str:
+    return "none" if recipe.evaluation is None else _mapped(space, evaluation_videos(recipe.evaluation).label_space)
+
+
+def _mapped(source: LabelSpace, target: LabelSpace) -> str:
+    """How many classes of ``source`` have a counterpart in ``target``, and which have none."""
+    if source.names == target.names:
+        return "the same"
+    lost = [name for name, other in zip(source.names, space_map(source, target), strict=False) if other == IGNORE]
+    without = f"; without counterpart: {', '.join(lost)}" if lost else ""
+    return f"{len(source) - len(lost)} of {len(source)} map to {target.name} ({len(target)} classes){without}"
 
 
 def _measure(recipe: Recipe, datasets: tuple[Any, Any], step: Any, device: torch.device) -> tuple[float, float]:

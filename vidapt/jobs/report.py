@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vidapt.config import Recipe
 from vidapt.io.encoder import write_video
+from vidapt.io.images import resize_image
 from vidapt.io.overlay import draw_overlay, label_picture
 from vidapt.io.report import Picture, ReportContent, Table, curve, jpeg, write_report
+from vidapt.jobs.data import build_dataset
 from vidapt.jobs.evaluate import evaluation_videos, is_generated, labelled_frames
 from vidapt.jobs.plan import describe
 from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, score_row
+from vidapt.labels import LabelSpace
 from vidapt.segmenter import load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PICTURED = 4
-"""Frames of the first evaluation video that the report shows."""
+"""Frames of the video that the report shows as pictures."""
+
+FILMED = 80
+"""Frames that its video has at most."""
+
+HEIGHT = 240
+"""Largest height of its pictures in pixels."""
 
 
 def write_run_report(
@@ -33,23 +45,23 @@ def write_run_report(
     Args:
         recipe: The run's recipe.
         runs: Run folder of each stage; the last one is the adapted model.
-        scores: Scores of each stage.
+        scores: Scores of each stage; empty where nothing is labelled.
         out: Run folder.
         device: Where the pictures are segmented.
     """
-    pictures, video = _pictures(recipe, runs, out, device)
-    command = f"vidapt segment YOUR_VIDEO.mp4 --checkpoint {out} --out segmented"
+    pictures, video, caption = _pictures(recipe, runs, out, device)
+    summary = Table(("model", *COLUMNS), [(_title(name), *score_row(score)) for name, score in scores.items()])
     content = ReportContent(
         title=f"vidapt: {recipe.name}",
         notice=f"All scores here are from the {TEST_BED}." if is_generated(recipe.evaluation) else None,
         facts=_facts(recipe, out),
-        summary=Table(("model", *COLUMNS), [(_title(name), *score_row(score)) for name, score in scores.items()]),
-        classes=_class_table(scores),
+        summary=summary if scores else None,
+        classes=_class_table(scores) if scores else None,
         curves=_curves(runs),
         pictures=pictures,
         video=video,
-        video_caption=f"First evaluation video: image, then {', then '.join(_title(name) for name in _shown(runs))}",
-        command=command,
+        video_caption=caption,
+        command=f"vidapt segment YOUR_VIDEO.mp4 --checkpoint {quote(str(out))} --out segmented",
     )
     path = out / "report.html"
     write_report(path, content)
@@ -123,33 +135,66 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 def _pictures(
     recipe: Recipe, runs: Mapping[str, Path], out: Path, device: str | None
-) -> tuple[Sequence[Picture], bytes | None]:
-    """Overlays of the first evaluation video by every shown stage, and the same as a video."""
-    if recipe.evaluation is None:
-        return (), None
-    videos = evaluation_videos(recipe.evaluation)
-    palette = videos.label_space.palette
-    frames = list(labelled_frames(videos, 0))
+) -> tuple[list[Picture], bytes | None, str]:
+    """Overlays of one video by every shown stage, the same as a video, and the caption of both."""
+    footage = _footage(recipe)
+    images = [image for image, _ in footage.frames]
     shown = _shown(runs)
-    overlays = [_overlays(runs[name], videos.label_space, [image for image, _, _ in frames], device) for name in shown]
-    panels = [
-        np.concatenate([image, *(drawn[index] for drawn in overlays)], 1) for index, (image, _, _) in enumerate(frames)
-    ]
-    video = out / "comparison.mp4"
-    write_video(panels, video, fps=8)
-    picked = np.linspace(0, len(frames) - 1, min(PICTURED, len(frames))).round().astype(int)
-    caption = ", ".join(["image", *map(_title, shown), "labels"])
-    pictures = [
-        jpeg(
-            np.concatenate([panels[index], label_picture(frames[index][1][0], palette)], 1), f"frame {index}: {caption}"
-        )
-        for index in picked
-    ]
-    return pictures, video.read_bytes()
+    columns = [_overlays(runs[name], footage.space, images, device) for name in shown]
+    panels = [np.concatenate(row, 1) for row in zip([_fit(image) for image in images], *columns, strict=True)]
+    caption = f"{footage.what}: {', '.join(['image', *map(_title, shown)])}"
+    picked = np.linspace(0, len(images) - 1, min(PICTURED, len(images))).round().astype(int)
+    pictures = [_picture(panels[index], footage, index, caption) for index in picked]
+    video = write_video(panels, out / "comparison.mp4", fps=8) if len(panels) > 1 else None
+    return pictures, None if video is None else video.read_bytes(), caption
+
+
+def _picture(panel: NDArray[np.uint8], footage: Footage, index: int, caption: str) -> Picture:
+    labels = footage.frames[index][1]
+    if labels is None or footage.space is None:
+        return jpeg(panel, f"frame {index} of the {caption}")
+    picture = _fit(label_picture(labels, footage.space.palette))
+    return jpeg(np.concatenate([panel, picture], 1), f"frame {index} of the {caption}, labels")
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The video that a report shows.
+
+    Attributes:
+        what: What it is.
+        frames: Images with their labels or None.
+        space: Label space of the labels, None for unlabelled footage.
+    """
+
+    what: str
+    frames: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]
+    space: LabelSpace | None
+
+
+def _footage(recipe: Recipe) -> Footage:
+    """The first evaluation video, or else the first video of the target or of the source; no more than a short part."""
+    if recipe.evaluation is not None:
+        videos = evaluation_videos(recipe.evaluation)
+        labelled = [(image, labels[0]) for image, labels, _ in islice(labelled_frames(videos, 0), FILMED)]
+        return Footage("first evaluation video", labelled, videos.label_space)
+    what = "source" if recipe.target is None else "target"
+    dataset = build_dataset(recipe.target or recipe.source, clip_length=1, interval=1, labelled=recipe.target is None)
+    clips = (dataset[index] for index in range(min(FILMED, len(dataset))))
+    name = dataset[0].video
+    first = list(takewhile(lambda clip: clip.video == name, clips))
+    images = [np.ascontiguousarray(clip.frames[0].permute(1, 2, 0).numpy()) for clip in first]
+    return Footage(f"first {what} video", [(image, None) for image in images], None)
 
 
 def _overlays(
-    run: Path, space: Any, images: Sequence[NDArray[np.uint8]], device: str | None
+    run: Path, space: LabelSpace | None, images: Sequence[NDArray[np.uint8]], device: str | None
 ) -> list[NDArray[np.uint8]]:
-    stream = load(run, device=device, space=space).stream()
-    return [draw_overlay(image, stream.push(image), palette=space.palette) for image in images]
+    segmenter = load(run, device=device, space=space)
+    stream = segmenter.stream()
+    return [_fit(draw_overlay(image, stream.push(image), palette=segmenter.space.palette)) for image in images]
+
+
+def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most as high as pictures in a report are."""
+    return resize_image(image, min(image.shape[0], HEIGHT))

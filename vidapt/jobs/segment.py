@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from vidapt.clip import PanopticFrame
 from vidapt.errors import InputError
 from vidapt.io.reader import Reader, open_video
 from vidapt.io.writer import SegmentationWriter
 from vidapt.jobs.progress import progress_bar
 from vidapt.segmenter import Segmenter, load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Result = tuple[PanopticFrame, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,13 @@ def segment(
         backend: Decoder of video files.
 
     Raises:
-        InputError: If the input cannot be read. A damaged input is first written as far as it can be read.
+        InputError: If the input cannot be read. A damaged input is first written as far as it can be read; an older
+            segmentation in ``out`` is replaced only once a frame has been read.
         CheckpointError: If the checkpoint does not load.
         StorageError: If writing fails; what was written stays valid.
     """
-    segmenter = load(checkpoint, weights, device)
     with open_video(str(input), start=start, stop=stop, stride=stride, backend=backend) as reader:
-        result = write_segmentation(segmenter, reader, Path(out), overlay=overlay)
+        result = write_segmentation(load(checkpoint, weights, device), reader, Path(out), overlay=overlay)
     problems = []
     if result.holes:
         problems.append(f"{len(result.holes)} frame(s) could not be decoded ({_some(result.holes)})")
@@ -79,18 +88,27 @@ def segment(
 
 
 def write_segmentation(segmenter: Segmenter, reader: Reader, out: Path, *, overlay: bool) -> SegmentResult:
-    """Segment an open reader into the folder ``out``."""
+    """Segment an open reader into the folder ``out``.
+
+    Raises:
+        InputError: If the source fails; the frames before that are in ``out``, which is untouched if there are none.
+        StorageError: If writing fails; what was written stays valid.
+    """
     begin, frames = time.monotonic(), 0
+    results = _from_first(segmenter.segment_reader(reader))
     with (
         SegmentationWriter(
             out, segmenter.space, video_name=reader.name, fps=reader.fps / reader.selection.stride, overlay=overlay
         ) as writer,
         progress_bar("segmenting", reader.expected_frames) as advance,
     ):
-        for frame, image in segmenter.segment_reader(reader):
-            writer.write(frame, image)
-            frames += 1
-            advance()
+        try:
+            for frame, image in results:
+                writer.write(frame, image)
+                frames += 1
+                advance()
+        except InputError as error:
+            raise InputError(f"{error}; the {frames} frames before that are in {out}") from error
         seconds = max(time.monotonic() - begin, 1e-9)
         truncated = reader.truncated
         writer.close(
@@ -104,6 +122,11 @@ def write_segmentation(segmenter: Segmenter, reader: Reader, out: Path, *, overl
         )
     cut = None if truncated is None else f"the video ends early: {truncated.decoded} of {truncated.expected} frames"
     return SegmentResult(out, frames, tuple(reader.holes), cut, frames / seconds)
+
+
+def _from_first(results: Iterator[Result]) -> Iterator[Result]:
+    """The same results, the first of them already there: a source without any fails here."""
+    return chain([next(results)], results)
 
 
 def _some(indices: tuple[int, ...]) -> str:

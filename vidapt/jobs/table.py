@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 ScoreData = Mapping[str, Any]
 """What ``Scores.to_dict`` gives: plain data, as in scores.json."""
@@ -22,7 +23,7 @@ def score_row(scores: ScoreData) -> tuple[str, ...]:
 
 def scores_table(scores: Mapping[str, ScoreData], *, title: str, generated: bool) -> Table:
     """A rich table with one row per stage; says so where the footage is generated."""
-    table = Table("", *COLUMNS, title=title, title_justify="left", caption=TEST_BED if generated else None)
+    table = Table("", *COLUMNS, title=Text(title), title_justify="left", caption=TEST_BED if generated else None)
     for name, score in scores.items():
-        table.add_row(name.replace("_", " "), *score_row(score))
+        table.add_row(Text(name.replace("_", " ")), *score_row(score))
     return table

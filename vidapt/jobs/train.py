@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -15,22 +16,24 @@ from accelerate import Accelerator
 from vidapt.adaptation.step import Labelled, SelfTrainingStep, SupervisedStep
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
-from vidapt.engine.distributed import all_reduce_mean, make_accelerator, rank
+from vidapt.engine.distributed import all_reduce_mean, make_accelerator, on_main
 from vidapt.engine.loading import clip_loader
 from vidapt.engine.train import Loader
 from vidapt.engine.train import train as run_training
-from vidapt.errors import CheckpointError, ConfigError
+from vidapt.errors import ConfigError, UserError
 from vidapt.jobs.calibrate import calibrate
 from vidapt.jobs.data import build_dataset, class_counts, in_space
 from vidapt.jobs.evaluate import evaluation_videos, score_segmenter
+from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.plan import print_plan
+from vidapt.jobs.report import write_run_report
 from vidapt.jobs.table import ScoreData
 from vidapt.jobs.weights import find_weights, recipe_header, write_calibration
 from vidapt.labels import LabelSpace, find_space
 from vidapt.models.losses import class_weights
-from vidapt.models.network import PanopticNetwork, build_network, network_header
+from vidapt.models.network import PanopticNetwork, build_network, load_weights, network_header
 from vidapt.recipe import dump_recipe, load_recipe
-from vidapt.segmenter import load, new_tracker
+from vidapt.segmenter import load, mapping_matrix, new_tracker
 from vidapt.transforms import StrongAugment, TrainTransform
 
 
@@ -59,48 +62,79 @@ def train(
     device: str | None = None,
     dry_run: bool = False,
 ) -> RunResult:
-    """Train one stage, calibrate its tracker and score it.
+    """Train one stage, calibrate its tracker, score it and write its report.
 
     Args:
         recipe: ``method: null`` trains on source labels, otherwise the network is adapted to the target.
         out: Run folder.
         resume: Continue from the latest complete checkpoint of ``out``.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None picks a GPU if there is one.
+        device: ``cpu`` or ``cuda``; None picks a GPU if there is one.
         dry_run: Print the plan and stop.
 
     Raises:
         UserError: If data, configuration or checkpoints do not fit.
+        StorageError: If writing fails; what was written before is intact.
     """
     run = Path(out)
+    open_accelerator(recipe, device)
     if not dry_run:
-        prepare_run(recipe, run, resume=resume)
-    return run_stage(recipe, run, resume=resume, device=device, dry_run=dry_run, command="train")
+        open_data(recipe)
+        on_main(lambda: prepare_run(recipe, run, resume=resume))
+    result = run_stage(recipe, run, resume=resume, device=device, dry_run=dry_run, command="train")
+    if not dry_run:
+        scores = dict(zip(("trained",), result.scores.values(), strict=False))
+        on_main(lambda: write_run_report(recipe, {"trained": run}, scores, run, device=device))
+    return result
 
 
 def prepare_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
     """Make the run folder and write the resolved recipe into it.
 
     Raises:
-        ConfigError: If the folder already holds a run that is not to be continued.
+        ConfigError: If the folder already holds a run, or stages of one, that is not to be continued.
+        StorageError: If the folder cannot be written.
     """
-    if not resume and latest_checkpoint(run) is not None:
+    if resume:
+        return
+    if any(latest_checkpoint(folder.parent) for folder in (run / "checkpoints", *run.glob("*/checkpoints"))):
         raise ConfigError(f"{run} already holds a run; choose another --out, or continue it with --resume {run}")
-    if not resume and rank() == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(dump_recipe(recipe), "utf-8")
+    write_text(run / "config.yaml", dump_recipe(recipe))
+    (run / "scores.json").unlink(missing_ok=True)
 
 
-def run_stage(recipe: Recipe, run: Path, *, resume: bool, device: str | None, dry_run: bool, command: str) -> RunResult:
-    """Train, calibrate and score one stage; ``command`` is the verb that resumes it."""
-    accelerator = make_accelerator(recipe.training.precision, _device_kind(device))
-    datasets = _datasets(recipe, find_space(recipe.labels))
-    step = _build_step(recipe, datasets[0], accelerator)
+def run_stage(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool,
+    device: str | None,
+    dry_run: bool,
+    command: str,
+    root: Path | None = None,
+) -> RunResult:
+    """Train, calibrate and score one stage.
+
+    Args:
+        recipe: The stage's recipe.
+        run: Its run folder.
+        resume: Continue from its latest checkpoint.
+        device: ``cpu`` or ``cuda``; None picks a GPU if there is one.
+        dry_run: Print the plan and stop.
+        command: The verb that resumes it.
+        root: The folder that is resumed; None is ``run`` itself.
+    """
+    accelerator = open_accelerator(recipe, device)
+    if recipe.method is None:
+        student = recipe.inference.model_copy(update={"weights": "student"})
+        recipe = recipe.model_copy(update={"inference": student})
+    datasets = open_data(recipe)
+    network = _build_network(recipe, fresh=not resume or latest_checkpoint(run) is None)
+    step = _build_step(recipe, network.to(accelerator.device), datasets[0], accelerator.device)
     if dry_run:
-        print_plan(recipe, datasets, step, run, accelerator.device, accelerator.num_processes)
+        if accelerator.is_main_process:
+            print_plan(recipe, datasets, step, run, accelerator.device, accelerator.num_processes)
         return RunResult(run, 0, 0.0, {})
-    run.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        (run / "environment.json").write_text(json.dumps(environment(accelerator), indent=2), "utf-8")
+    on_main(lambda: _describe_run(recipe, run, accelerator))
     result = run_training(
         step,
         _loader(datasets[0], recipe, "source", accelerator),
@@ -110,11 +144,25 @@ def run_stage(recipe: Recipe, run: Path, *, resume: bool, device: str | None, dr
         accelerator=accelerator,
         header=network_header(recipe.model, find_space(recipe.labels)) | recipe_header(recipe),
         resume=resume,
-        resume_command=f"vidapt {command} --resume {run}",
+        resume_command=f"vidapt {command} --resume {quote(str(root or run))}",
     )
-    scores = _finish(recipe, run, result.checkpoint, device) if accelerator.is_main_process else {}
-    accelerator.wait_for_everyone()
+    scores = on_main(lambda: _finish(recipe, run, result.checkpoint, str(accelerator.device)))
     return RunResult(run, result.steps, result.seconds, scores)
+
+
+def open_accelerator(recipe: Recipe, device: str | None) -> Accelerator:
+    """Devices and processes of a run; the first call joins the processes that torchrun started.
+
+    Raises:
+        UserError: If the device is unknown or missing.
+    """
+    return make_accelerator(recipe.training.precision, _device_kind(device))
+
+
+def _describe_run(recipe: Recipe, run: Path, accelerator: Accelerator) -> None:
+    if not (run / "config.yaml").is_file():
+        write_text(run / "config.yaml", dump_recipe(recipe))
+    write_json(run / "environment.json", environment(accelerator))
 
 
 def _device_kind(device: str | None) -> Literal["auto", "cpu", "cuda"]:
@@ -126,7 +174,10 @@ def _device_kind(device: str | None) -> Literal["auto", "cpu", "cuda"]:
         case "cuda":
             return "cuda"
         case _:
-            raise ConfigError(f"device {device!r} is not known; use cpu, cuda or auto")
+            raise UserError(
+                f"device {device!r} is not known to training; use cpu, cuda or auto "
+                "(CUDA_VISIBLE_DEVICES chooses among several GPUs)"
+            )
 
 
 def resume_recipe(run: Path) -> Recipe:
@@ -145,6 +196,23 @@ def resume(run: str | Path, *, device: str | None = None) -> RunResult:
     return train(resume_recipe(Path(run)), out=run, resume=True, device=device)
 
 
+def open_data(recipe: Recipe) -> tuple[Any, Any]:
+    """Open everything that a stage reads, so that a mistake shows before training and not after it.
+
+    Returns:
+        The source and the target data set; the latter is None for supervised training.
+
+    Raises:
+        UserError: If files are missing or damaged, or label spaces have no class in common.
+    """
+    space = find_space(recipe.labels)
+    if recipe.validation is not None:
+        evaluation_videos(recipe.validation)
+    if recipe.evaluation is not None:
+        mapping_matrix(space, evaluation_videos(recipe.evaluation).label_space)
+    return _datasets(recipe, space)
+
+
 def _datasets(recipe: Recipe, space: LabelSpace) -> tuple[Any, Any]:
     clips: dict[str, Any] = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
     source = in_space(build_dataset(recipe.source, **clips), space)
@@ -153,23 +221,26 @@ def _datasets(recipe: Recipe, space: LabelSpace) -> tuple[Any, Any]:
     return source, build_dataset(recipe.target, **clips, labelled=False)
 
 
-def _initialise(network: PanopticNetwork, path: Path) -> None:
-    found = find_weights(path).network
-    missing = network.load_state_dict(found.state_dict(), strict=False) if found.space == network.space else None
-    if missing is None or missing.missing_keys or missing.unexpected_keys:
-        raise CheckpointError(f"training.initial {path} holds another architecture or label space than the recipe's")
-
-
-def _build_step(recipe: Recipe, source: Any, accelerator: Accelerator) -> SupervisedStep | SelfTrainingStep:
-    space = find_space(recipe.labels)
+def _build_network(recipe: Recipe, *, fresh: bool) -> PanopticNetwork:
+    """The network before its first step; if not ``fresh``, with weights that a checkpoint is going to replace."""
+    model, initial = recipe.model, recipe.training.initial
+    if not fresh or initial is not None:
+        model = model.model_copy(update={"encoder": model.encoder.model_copy(update={"pretrained": False})})
     torch.manual_seed(recipe.training.seed)
-    network = build_network(recipe.model, space)
-    if recipe.training.initial is not None:
-        _initialise(network, recipe.training.initial)
-    network.to(accelerator.device)
-    weight = None
+    # The hub's client reports every attempt; the error that the encoder raises says the same in one line.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    network = build_network(model, find_space(recipe.labels))
+    if fresh and initial is not None:
+        load_weights(network, find_weights(initial).path)
+    return network
+
+
+def _build_step(
+    recipe: Recipe, network: PanopticNetwork, source: Any, device: torch.device
+) -> SupervisedStep | SelfTrainingStep:
+    space, weight = network.space, None
     if recipe.training.class_balance > 0:
-        weight = class_weights(class_counts(source, len(space)), recipe.training.class_balance).to(accelerator.device)
+        weight = class_weights(class_counts(source, len(space)), recipe.training.class_balance).to(device)
     distort = recipe.training.augment
     augment = StrongAugment(distort.jitter, distort.jitter_probability, distort.blur_probability)
     labelled = Labelled(recipe.training.seed, weight, augment)
@@ -209,11 +280,11 @@ def _finish(recipe: Recipe, run: Path, folder: Path, device: str | None) -> dict
         )
     scores: dict[str, ScoreData] = {}
     if recipe.evaluation is not None:
-        name = recipe.inference.weights if recipe.method is not None else "student"
+        name = recipe.inference.weights
         space = evaluation_videos(recipe.evaluation).label_space
         segmenter = load(folder / f"{name}.safetensors", device=device, space=space)
         scores[name] = score_segmenter(segmenter, recipe).to_dict()
-    (run / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
+    write_json(run / "scores.json", scores)
     return scores
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from vidapt.config import InferenceConfig, Recipe, TrackingConfig
 from vidapt.engine.checkpoint import latest_checkpoint
 from vidapt.errors import CheckpointError
+from vidapt.jobs.files import write_json
 from vidapt.models.network import PanopticNetwork, load_network
+from vidapt.models.weights import read_weights
 
 Which = Literal["student", "teacher"]
 S = TypeVar("S", bound=BaseModel)
@@ -69,14 +70,22 @@ def find_weights(run: Path, weights: Which | None = None) -> FoundWeights:
     Raises:
         CheckpointError: If the file is missing, truncated or not ours.
     """
-    path = weights_path(run, weights)
+    path = weights_path(run, weights or (_preferred(run) if run.is_dir() else None))
     network, _, header = load_network(path)
-    inference = _section(InferenceConfig, header.get("inference"), path)
-    if weights is None and run.is_dir() and inference.weights != path.stem:
-        return find_weights(path.with_name(f"{inference.weights}.safetensors"))
     return FoundWeights(
-        path, network, _section(TrackingConfig, header.get("tracking"), path), inference, _threshold(path)
+        path,
+        network,
+        _section(TrackingConfig, header.get("tracking"), path),
+        _section(InferenceConfig, header.get("inference"), path),
+        _threshold(path),
     )
+
+
+def _preferred(run: Path) -> Which:
+    """The weights that the recipe of a run, kept in the header of its student, segments with."""
+    path = weights_path(run)
+    header = read_weights(path)[1]
+    return _section(InferenceConfig, header.get("inference"), path).weights
 
 
 def recipe_header(recipe: Recipe) -> dict[str, str]:
@@ -86,9 +95,7 @@ def recipe_header(recipe: Recipe) -> dict[str, str]:
 
 def write_calibration(folder: Path, thresholds: Mapping[str, float | None]) -> None:
     """Write the embedding thresholds of a checkpoint folder's weights, by weights name, beside them."""
-    temporary = folder / "calibration.tmp"
-    temporary.write_text(json.dumps(dict(thresholds)), "utf-8")
-    os.replace(temporary, folder / "calibration.json")
+    write_json(folder / "calibration.json", dict(thresholds))
 
 
 def _threshold(path: Path) -> float | None:

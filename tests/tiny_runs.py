@@ -1,0 +1,92 @@
+"""Networks and recipes so small that whole jobs run in a second, and footage for them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from vidapt.config import ModelConfig, Recipe
+from vidapt.labels import CITYSCAPES, LabelSpace
+from vidapt.models.network import PanopticNetwork, build_network
+from vidapt.segmenter import Segmenter
+
+MODEL: dict[str, Any] = {
+    "encoder": {"name": "test_byobnet"},
+    "semantic": {"channels": 8, "dilations": [1], "dropout": 0.0, "norm": "group"},
+    "instance": {"channels": 8, "norm": "group", "threshold": 0.05, "kernel": 3, "top_k": 20},
+    "projection": {"dim": 8, "hidden": 8},
+}
+
+TRACKING: dict[str, Any] = {"birth_score": 0.05, "high_score": 0.05, "low_score": 0.01}
+
+
+def tiny_network(space: LabelSpace = CITYSCAPES, seed: int = 0) -> PanopticNetwork:
+    """A network with seeded random weights, scaled so that frames show several classes and things."""
+    torch.manual_seed(seed)
+    network = build_network(ModelConfig.model_validate(MODEL), space).eval()
+    with torch.no_grad():
+        network.semantic.classify.weight.mul_(60)
+        network.instance.center[-1].weight.mul_(40)
+        network.instance.center[-1].bias.fill_(0.3)
+    return network
+
+
+def tiny_segmenter(space: LabelSpace | None = None, seed: int = 0, **inference: Any) -> Segmenter:
+    """A segmenter around ``tiny_network`` on the CPU."""
+    from vidapt.config import InferenceConfig, TrackingConfig
+
+    return Segmenter(
+        tiny_network(seed=seed),
+        tracking=TrackingConfig.model_validate(TRACKING),
+        inference=InferenceConfig.model_validate(inference),
+        space=space,
+        device="cpu",
+    )
+
+
+def moving_frames(count: int, size: tuple[int, int] = (48, 80)) -> list[np.ndarray]:
+    """Blocks of several colours over a textured ground, each on its own way: uint8 (H,W,3) frames."""
+    rng = np.random.default_rng(5)
+    ground = cv2.resize(rng.integers(0, 255, (6, 10, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
+    blocks = [(rng.integers(0, 255, 3).tolist(), rng.uniform(0, 1, 2), rng.uniform(-0.02, 0.02, 2)) for _ in range(4)]
+    frames = []
+    for index in range(count):
+        frame = ground.copy()
+        for colour, start, speed in blocks:
+            y, x = ((start + index * speed) % 1 * (size[0], size[1])).astype(int)
+            frame[y : y + size[0] // 4, x : x + size[1] // 5] = colour
+        frames.append(frame)
+    return frames
+
+
+def tiny_recipe(**changes: Any) -> Recipe:
+    """Adaptation of street_world to its fog in two steps: 64x128 frames, one video of four frames each."""
+    world = {"kind": "street_world", "videos": 1, "frames": 4, "size": [64, 128]}
+    data: dict[str, Any] = {
+        "name": "tiny",
+        "source": {**world, "seed": 0},
+        "target": {**world, "seed": 1, "style": "fog"},
+        "validation": {**world, "seed": 2},
+        "evaluation": {**world, "seed": 3, "style": "fog"},
+        "model": MODEL,
+        "method": {"alpha": 0.9, "threshold": 0.0, "instance_mix": {"score": 0.0, "agreement": 0.0}},
+        "warm_start": {"steps": 2},
+        "training": {
+            "steps": 2, "batch": 2, "clip_length": 2, "crop": [64, 64], "lr": 1e-3, "warmup": 0, "log_every": 1,
+            "checkpoint_every": 1, "keep": 1,
+        },
+        "tracking": TRACKING,
+        "inference": {"weights": "teacher"},
+    }  # fmt: skip
+    return Recipe.model_validate(data | changes)
+
+
+def write_images(frames: Iterable[np.ndarray], folder: Path, suffix: str = ".png") -> Path:
+    """Write RGB frames as numbered images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, frame in enumerate(frames):
+        assert cv2.imwrite(str(folder / f"{index:04d}{suffix}"), frame[..., ::-1])
+    return folder
