@@ -73,8 +73,8 @@ def adapt(
     scores: dict[str, ScoreData] = {}
     for stage in stages(recipe, root):
         result = _run(stage, root, resume=resume, device=device)
-        for score in result.scores.values():
-            scores[stage.name] = score
+        for weights, score in result.scores.items():
+            scores[stage.name] = {**score, "weights": weights}
     on_main(lambda: _compare(recipe, scores, root, device))
     return RunResult(root, result.steps, result.seconds, scores)
 
@@ -191,4 +191,5 @@ def _compare(recipe: Recipe, scores: dict[str, ScoreData], out: Path, device: st
         Console().print(scores_table(scores, title=recipe.name, generated=generated))
         write_json(out / "comparison.json", {"generated_test_bed": generated, "stages": scores})
     runs = {stage.name: stage.run for stage in stages(recipe, out)}
-    write_run_report(recipe, runs, scores, out, device=device)
+    report = write_run_report(recipe, runs, scores, out, device=device)
+    Console(soft_wrap=True, markup=False, highlight=False).print(f"report: {report}")

@@ -32,22 +32,29 @@ def run_demo(*, out: str | Path, seed: int = 0, device: str | None = None) -> No
     """Adapt to generated fog, compare, segment a target video, write a report, print the table and the next command.
 
     Args:
-        out: Run folder.
+        out: Run folder; an earlier demo of the same seed in it is continued, its finished stages are not run again.
         seed: Seed of the training and of the generated worlds.
         device: ``cpu`` or ``cuda``; None picks a GPU if there is one.
 
     Raises:
-        ConfigError: If ``out`` already holds a run.
+        ConfigError: If ``out`` already holds another run.
     """
     begin, run = time.monotonic(), Path(out)
-    adapt(seeded(load_recipe("demo"), seed), out=run, device=device)
+    recipe = seeded(load_recipe("demo"), seed)
+    adapt(recipe, out=run, resume=_holds(run, recipe), device=device)
     example = write_example(load_recipe(run / "config.yaml"), run / "example.mp4")
     with open_video(str(example)) as reader:
         write_segmentation(load(run, device=device), reader, run / "example_segmented", overlay=True)
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {run / 'report.html'}   example video: {run / 'example_segmented'}")
+    console.print(f"segmented example: {run / 'example_segmented'}")
     console.print(f"done in {time.monotonic() - begin:.0f} s; segment your own video with the adapted model:")
     console.print(f"vidapt segment YOUR_VIDEO.mp4 --checkpoint {quote(str(run))} --out segmented")
+
+
+def _holds(run: Path, recipe: Recipe) -> bool:
+    """Whether a run folder was started with this recipe."""
+    config = run / "config.yaml"
+    return config.is_file() and load_recipe(config) == recipe
 
 
 def seeded(recipe: Recipe, seed: int) -> Recipe:

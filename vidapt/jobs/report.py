@@ -20,7 +20,7 @@ from vidapt.io.report import Picture, ReportContent, Table, curve, jpeg, write_r
 from vidapt.jobs.data import build_dataset
 from vidapt.jobs.evaluate import evaluation_videos, is_generated, labelled_frames
 from vidapt.jobs.plan import describe
-from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, score_row
+from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, row_title, score_row
 from vidapt.labels import LabelSpace
 from vidapt.segmenter import load
 
@@ -50,7 +50,9 @@ def write_run_report(
         device: Where the pictures are segmented.
     """
     pictures, video, caption = _pictures(recipe, runs, out, device)
-    summary = Table(("model", *COLUMNS), [(_title(name), *score_row(score)) for name, score in scores.items()])
+    summary = Table(
+        ("model", *COLUMNS), [(row_title(name, score), *score_row(score)) for name, score in scores.items()]
+    )
     content = ReportContent(
         title=f"vidapt: {recipe.name}",
         notice=f"All scores here are from the {TEST_BED}." if is_generated(recipe.evaluation) else None,
@@ -87,7 +89,7 @@ def _facts(recipe: Recipe, out: Path) -> list[tuple[str, str]]:
         ("network", recipe.model.encoder.name),
         ("steps", f"{recipe.training.steps}, warm start {recipe.warm_start.steps if recipe.warm_start else 0}"),
         ("seed", str(recipe.training.seed)),
-        ("weights scored", recipe.inference.weights),
+        ("command", environment.get("command", "not recorded")),
         (
             "device",
             f"{environment['device_name']}, {environment['processes']} process(es), {environment['threads']} threads",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vidapt.errors import InputError
-from vidapt.jobs.table import TEST_BED
+from vidapt.jobs.table import TEST_BED, row_title
 
 METRICS = {"mIoU": "miou", "PQ": "pq", "VPQ": "vpq", "STQ": "stq", "flicker": "flicker"}
 
@@ -61,7 +61,8 @@ def summarise(runs: Sequence[Path]) -> Summary:
     values = {
         name: {metric: [one["stages"][name][key] for one in found] for metric, key in METRICS.items()} for name in names
     }
-    rows = [(name.replace("_", " "), *(_mean(values[name][metric]) for metric in METRICS)) for name in names]
+    titles = {name: row_title(name, found[0]["stages"][name]) for name in names}
+    rows = [(titles[name], *(_mean(values[name][metric]) for metric in METRICS)) for name in names]
     gains: tuple[str, ...] = ()
     if {"adapted", "source_only"} <= values.keys():
         gains = tuple(_mean(_differences(values["adapted"][m], values["source_only"][m]), "+") for m in METRICS)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any, Literal
 
 import torch
@@ -289,9 +290,10 @@ def _finish(recipe: Recipe, run: Path, folder: Path, device: str | None) -> dict
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Versions and device that a run is reported with."""
+    """Command, versions and device that a run is reported with."""
     names = ("vidapt", "torch", "torchvision", "timm", "accelerate", "numpy", "opencv-python-headless", "av", "triton")
     return {
+        "command": join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(accelerator.device),
