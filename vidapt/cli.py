@@ -184,7 +184,7 @@ def segment(
     """Segment a video: a PNG per frame, panoptic.json, tracks.csv and overlay.mp4, with ids that stay."""
     from vidapt.jobs.segment import segment as run
 
-    result = run(
+    run(
         input,
         checkpoint=checkpoint,
         out=out,
@@ -196,7 +196,6 @@ def segment(
         overlay=overlay,
         backend=backend,
     )
-    typer.echo(f"{result.frames} frames in {result.folder} ({result.frames_per_second:.1f} frames/s)")
 
 
 @app.command()

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: column heads and rows of text; the first column names the row."""
+    """A table: column heads and rows of text; the first column names the row.
+
+    Attributes:
+        head: Column heads.
+        rows: Cells.
+        colours: RGB colour of each row, shown beside its name; empty for none.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    colours: Sequence[tuple[int, int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def curve(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[float
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
     axes.grid(alpha=0.3)
-    if len(series) > 1:
+    if series:
         axes.legend(fontsize=7, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -33,6 +33,9 @@ PICTURED = 4
 FILMED = 80
 """Frames that its video has at most."""
 
+UNITS = {"confidence": "share of pixels", "instances": "per clip"}
+"""What curves show that are not losses."""
+
 HEIGHT = 240
 """Largest height of its pictures in pixels."""
 
@@ -58,7 +61,7 @@ def write_run_report(
         notice=f"All scores here are from the {TEST_BED}." if is_generated(recipe.evaluation) else None,
         facts=_facts(recipe, out),
         summary=summary if scores else None,
-        classes=_class_table(scores) if scores else None,
+        classes=_class_table(scores, recipe) if scores else None,
         curves=_curves(runs),
         pictures=pictures,
         video=video,
@@ -98,7 +101,7 @@ def _facts(recipe: Recipe, out: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _class_table(scores: Mapping[str, ScoreData]) -> Table:
+def _class_table(scores: Mapping[str, ScoreData], recipe: Recipe) -> Table:
     names = list(scores)
     first = scores[names[0]]["rows"]
     with_pq = all("pq" in row for row in first)
@@ -109,7 +112,8 @@ def _class_table(scores: Mapping[str, ScoreData]) -> Table:
         cells = [row["class"], *(_percent(scores[name]["rows"][index]["iou"]) for name in names)]
         cells += [_percent(scores[name]["rows"][index]["pq"]) for name in names] if with_pq else []
         rows.append(cells)
-    return Table(head, rows)
+    space = None if recipe.evaluation is None else evaluation_videos(recipe.evaluation).label_space
+    return Table(head, rows, [label.colour for label in space.classes] if space else ())
 
 
 def _percent(value: float | None) -> str:
@@ -127,7 +131,7 @@ def _curves(runs: Mapping[str, Path]) -> list[Picture]:
                 steps, values = series.setdefault(loss, {}).setdefault(_title(name), ([], []))
                 steps.append(line["step"])
                 values.append(value)
-    return [curve(loss, lines, "loss") for loss, lines in series.items()]
+    return [curve(loss, lines, UNITS.get(loss, "loss")) for loss, lines in series.items()]
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

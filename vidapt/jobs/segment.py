@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vidapt.clip import PanopticFrame
+from rich.console import Console
+
 from vidapt.errors import InputError
 from vidapt.io.reader import Reader, open_video
 from vidapt.io.writer import SegmentationWriter
@@ -84,6 +86,8 @@ def segment(
         problems.append(result.truncated)
     if problems:
         raise InputError(f"{input}: {'; '.join(problems)}; the {result.frames} readable frames are in {result.folder}")
+    line = f"{result.frames} frames in {result.folder} ({result.frames_per_second:.1f} frames/s)"
+    Console(soft_wrap=True, markup=False, highlight=False).print(line)
     return result
 
 
