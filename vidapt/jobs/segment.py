@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vidapt.clip import PanopticFrame
 from rich.console import Console
 
+from vidapt.clip import PanopticFrame
 from vidapt.errors import InputError
 from vidapt.io.reader import Reader, open_video
 from vidapt.io.writer import SegmentationWriter
