@@ -274,9 +274,18 @@ def load_weights(path: Path, name: str = "student") -> tuple[dict[str, Tensor], 
     if not file.is_file():
         found = ", ".join(sorted(f.stem for f in folder.glob("*.safetensors"))) or "none"
         raise CheckpointError(f"{folder} has no {name} weights (it has: {found})")
-    if (folder / _MANIFEST).is_file():
-        _verify(folder, file.name, _read_manifest(folder))
+    verify_weights(file)
     return _read_tensors(file)
+
+
+def verify_weights(file: Path) -> None:
+    """Compare a weights file with what its checkpoint's manifest says was written; files elsewhere have none.
+
+    Raises:
+        CheckpointError: If the file or the manifest is damaged.
+    """
+    if (file.parent / _MANIFEST).is_file():
+        _verify(file.parent, file.name, _read_manifest(file.parent))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vidapt.config import InferenceConfig, Recipe, TrackingConfig
-from vidapt.engine.checkpoint import latest_checkpoint
+from vidapt.engine.checkpoint import latest_checkpoint, verify_weights
 from vidapt.errors import CheckpointError
 from vidapt.jobs.files import write_json
 from vidapt.models.network import PanopticNetwork, load_network
@@ -68,9 +68,10 @@ def find_weights(run: Path, weights: Which | None = None) -> FoundWeights:
     """Load the network that ``run`` names with the settings of its header.
 
     Raises:
-        CheckpointError: If the file is missing, truncated or not ours.
+        CheckpointError: If the file is missing, truncated, changed or not ours.
     """
     path = weights_path(run, weights or (_preferred(run) if run.is_dir() else None))
+    verify_weights(path)
     network, _, header = load_network(path)
     return FoundWeights(
         path,
