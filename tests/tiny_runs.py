@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from vidapt.config import ModelConfig, Recipe
+from vidapt.config import InferenceConfig, ModelConfig, Recipe, TrackingConfig
+from vidapt.jobs.weights import recipe_header
 from vidapt.labels import CITYSCAPES, LabelSpace
-from vidapt.models.network import PanopticNetwork, build_network
+from vidapt.models.network import PanopticNetwork, build_network, save_network
 from vidapt.segmenter import Segmenter
 
 MODEL: dict[str, Any] = {
@@ -36,8 +37,6 @@ def tiny_network(space: LabelSpace = CITYSCAPES, seed: int = 0) -> PanopticNetwo
 
 def tiny_segmenter(space: LabelSpace | None = None, seed: int = 0, **inference: Any) -> Segmenter:
     """A segmenter around ``tiny_network`` on the CPU."""
-    from vidapt.config import InferenceConfig, TrackingConfig
-
     return Segmenter(
         tiny_network(seed=seed),
         tracking=TrackingConfig.model_validate(TRACKING),
@@ -90,3 +89,10 @@ def write_images(frames: Iterable[np.ndarray], folder: Path, suffix: str = ".png
     for index, frame in enumerate(frames):
         assert cv2.imwrite(str(folder / f"{index:04d}{suffix}"), frame[..., ::-1])
     return folder
+
+
+def write_weights(path: Path, recipe: Recipe | None = None, seed: int = 0) -> Path:
+    """A weights file of ``tiny_network`` that segments on its own, with the settings of ``recipe``."""
+    recipe = recipe or tiny_recipe(method=None, target=None, warm_start=None, inference={})
+    save_network(tiny_network(seed=seed), path, recipe_header(recipe))
+    return path

@@ -83,7 +83,8 @@ def train(
         on_main(lambda: prepare_run(recipe, run, resume=resume))
     result = run_stage(recipe, run, resume=resume, device=device, dry_run=dry_run, command="train")
     if not dry_run:
-        scores = dict(zip(("trained",), result.scores.values(), strict=False))
+        scored = [{**score, "weights": weights} for weights, score in result.scores.items()]
+        scores = {"trained": scored[0]} if scored else {}
         on_main(lambda: write_run_report(recipe, {"trained": run}, scores, run, device=device))
     return result
 
