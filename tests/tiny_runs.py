@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import yaml
 
 from vidapt.config import InferenceConfig, ModelConfig, Recipe, TrackingConfig
 from vidapt.jobs.weights import recipe_header
@@ -84,7 +85,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
 
 
 def write_images(frames: Iterable[np.ndarray], folder: Path, suffix: str = ".png") -> Path:
-    """Write RGB frames as numbered images."""
+    """Write RGB frames (H,W,3), or label maps (H,W), as numbered images."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, frame in enumerate(frames):
         assert cv2.imwrite(str(folder / f"{index:04d}{suffix}"), frame[..., ::-1])
@@ -96,3 +97,27 @@ def write_weights(path: Path, recipe: Recipe | None = None, seed: int = 0) -> Pa
     recipe = recipe or tiny_recipe(method=None, target=None, warm_start=None, inference={})
     save_network(tiny_network(seed=seed), path, recipe_header(recipe))
     return path
+
+
+def write_camvid(root: Path, count: int = 4, split: str = "val") -> Path:
+    """CamVid's layout with generated frames."""
+    rng = np.random.default_rng(1)
+    for kind in (split, f"{split}annot"):
+        (root / kind).mkdir(parents=True)
+    for index, frame in enumerate(moving_frames(count, (48, 64))):
+        name = f"0016E5_{7959 + 2 * index:05d}"
+        cv2.imwrite(str(root / split / f"{name}.png"), frame[..., ::-1])
+        label = np.kron(rng.integers(0, 12, (3, 4), np.uint8), np.ones((16, 16), np.uint8))
+        cv2.imwrite(str(root / f"{split}annot" / f"{name}.png"), label)
+    return root
+
+
+def write_labelled(root: Path, names: list[str], count: int = 3, size: tuple[int, int] = (64, 96)) -> Path:
+    """A labelled folder with one video; the last class is a thing."""
+    rng = np.random.default_rng(0)
+    ids = np.repeat(np.repeat(rng.integers(0, len(names), (count, 4, 6)), size[0] // 4, 1), size[1] // 6, 2)
+    write_images(moving_frames(count, size), root / "images" / "a")
+    write_images(ids.astype(np.uint8), root / "semantic" / "a")
+    classes = [{"name": name, "thing": name == names[-1]} for name in names]
+    (root / "classes.yaml").write_text(yaml.safe_dump({"name": "mine", "classes": classes}))
+    return root

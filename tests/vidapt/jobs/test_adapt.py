@@ -8,13 +8,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from tests.tiny_runs import moving_frames, tiny_recipe, write_images, write_weights
+from tests.tiny_runs import moving_frames, tiny_recipe, write_images, write_labelled, write_weights
 from vidapt.adaptation.step import SelfTrainingStep, SupervisedStep
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
@@ -282,25 +280,6 @@ def test_dry_run_prints_every_stage_and_writes_nothing(
 
 
 # --- own data
-
-
-def write_labelled(root: Path, names: list[str], count: int = 3, size: tuple[int, int] = (64, 96)) -> Path:
-    """A labelled folder with one video; the last class is a thing."""
-    rng = np.random.default_rng(0)
-    ids = np.repeat(np.repeat(rng.integers(0, len(names), (count, 4, 6)), size[0] // 4, 1), size[1] // 6, 2)
-    write_images(moving_frames(count, size), root / "images" / "a")
-    write_images([np.repeat(label[..., None], 3, 2) for label in ids.astype(np.uint8)], root / "semantic" / "a")
-    for path in (root / "semantic" / "a").iterdir():
-        grey(path)
-    classes = [{"name": name, "thing": name == names[-1]} for name in names]
-    (root / "classes.yaml").write_text(yaml.safe_dump({"name": "mine", "classes": classes}))
-    return root
-
-
-def grey(path: Path) -> None:
-    import cv2
-
-    cv2.imwrite(str(path), cv2.imread(str(path))[..., 0])
 
 
 SHRINK = (

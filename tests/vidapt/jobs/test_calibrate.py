@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_runs import tiny_recipe, tiny_segmenter
+from tests.tiny_runs import tiny_recipe, tiny_segmenter, write_camvid
 from vidapt.clip import Instances
 from vidapt.config import Recipe
 from vidapt.errors import ConfigError
@@ -19,6 +19,10 @@ from vidapt.segmenter import Segmenter
 def recipe() -> Recipe:
     world = {"kind": "street_world", "videos": 2, "frames": 6, "size": [64, 128], "seed": 4}
     return tiny_recipe(validation=world)
+
+
+def distinct(track: int) -> torch.Tensor:
+    return torch.eye(64)[track % 64]
 
 
 def oracle(segmenter: Segmenter, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, embed: Any) -> None:
@@ -40,9 +44,7 @@ def oracle(segmenter: Segmenter, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 
 def test_embeddings_that_tell_tracks_apart_give_a_threshold(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = tiny_segmenter()
-    oracle(
-        segmenter, recipe, monkeypatch, lambda track: torch.nn.functional.one_hot(torch.tensor(track % 64), 64).float()
-    )
+    oracle(segmenter, recipe, monkeypatch, distinct)
     assert calibrate(segmenter, recipe.validation) == pytest.approx(0.5, abs=0.05)
 
 
@@ -58,9 +60,7 @@ def test_tracks_of_two_videos_are_not_paired(recipe: Recipe, monkeypatch: pytest
     world = {"kind": "street_world", "videos": 8, "frames": 1, "size": [64, 128], "seed": 4}
     single = tiny_recipe(validation=world)
     segmenter = tiny_segmenter()
-    oracle(
-        segmenter, single, monkeypatch, lambda track: torch.nn.functional.one_hot(torch.tensor(track % 64), 64).float()
-    )
+    oracle(segmenter, single, monkeypatch, distinct)
     assert calibrate(segmenter, single.validation) is None
 
 
@@ -70,8 +70,6 @@ def test_a_plain_network_runs_through(recipe: Recipe) -> None:
 
 
 def test_footage_without_track_ids_gives_none(tmp_path: Any) -> None:
-    from tests.vidapt.jobs.test_evaluate import write_camvid
-
     recipe = tiny_recipe(validation={"kind": "camvid", "root": str(write_camvid(tmp_path)), "split": "val"})
     assert calibrate(tiny_segmenter(), recipe.validation) is None
 

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
-from tests.tiny_runs import moving_frames, write_images
-from tests.vidapt.jobs.test_evaluate import write_camvid
+from tests.tiny_runs import moving_frames, write_camvid, write_images, write_labelled
 from vidapt.clip import Clip, PanopticTarget
 from vidapt.config import CamVidData, LabelledFolderData, StreetWorldData, VideosData
 from vidapt.errors import ConfigError, InputError
@@ -52,7 +49,7 @@ def test_a_root_is_looked_up_here_and_below_vidapt_data(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match=rf"no data at none or {store}.none; give an existing path"):
         find_root(Path("none"))
     monkeypatch.delenv("VIDAPT_DATA")
-    with pytest.raises(InputError, match="no data at camvid; .* set VIDAPT_DATA"):
+    with pytest.raises(InputError, match=r"no data at camvid; .* set VIDAPT_DATA"):
         find_root(Path("camvid"))
 
 
@@ -96,12 +93,7 @@ def test_an_unlabelled_target_carries_no_labels(tmp_path: Path, kind: str) -> No
     elif kind == "camvid":
         section = CamVidData(root=write_camvid(tmp_path), split="val")
     else:
-        write_images(moving_frames(2, (32, 32)), tmp_path / "images" / "a")
-        (tmp_path / "semantic" / "a").mkdir(parents=True)
-        for path in (tmp_path / "images" / "a").iterdir():
-            cv2.imwrite(str(tmp_path / "semantic" / "a" / path.name), np.zeros((32, 32), np.uint8))
-        (tmp_path / "classes.yaml").write_text("name: mine\nclasses: [road, sky]\n")
-        section = LabelledFolderData(root=tmp_path)
+        section = LabelledFolderData(root=write_labelled(tmp_path, ["road", "car"]))
     labelled = build_dataset(section, **CLIPS)
     bare = build_dataset(section, **CLIPS, labelled=False)
     assert len(bare) == len(labelled)
@@ -139,20 +131,8 @@ def test_unlabelled_hides_the_labels_of_any_data_set() -> None:
 def test_camvid_labels_become_cityscapes_labels() -> None:
     semantic = [*range(11), 255]
     clip = Relabelled(Labels(CAMVID, semantic), CITYSCAPES)[0]
-    names = [
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "sidewalk",
-        "vegetation",
-        "traffic sign",
-        "fence",
-        "car",
-        "person",
-        "rider",
-    ]
-    expected = [CITYSCAPES.index(name) for name in names]
+    names = "sky building pole road sidewalk vegetation sign fence car person rider"
+    expected = [CITYSCAPES.index(name) for name in names.split()]
     assert clip.target is not None
     assert clip.target.semantic[0, 0].tolist() == [*expected, 255]
     assert clip.target.semantic.dtype == torch.uint8
