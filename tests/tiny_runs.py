@@ -1,6 +1,6 @@
 """Networks and recipes so small that whole jobs run in a second, and footage for them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ MODEL: dict[str, Any] = {
 TRACKING: dict[str, Any] = {"birth_score": 0.05, "high_score": 0.05, "low_score": 0.01}
 
 
-def tiny_network(space: LabelSpace = CITYSCAPES, seed: int = 0) -> PanopticNetwork:
+def tiny_network(
+    space: LabelSpace = CITYSCAPES, seed: int = 0, model: Mapping[str, Any] | None = None
+) -> PanopticNetwork:
     """A network with seeded random weights, scaled so that frames show several classes and things."""
     torch.manual_seed(seed)
-    network = build_network(ModelConfig.model_validate(MODEL), space).eval()
+    network = build_network(ModelConfig.model_validate(model or MODEL), space).eval()
     with torch.no_grad():
         network.semantic.classify.weight.mul_(60)
         network.instance.center[-1].weight.mul_(40)
@@ -92,10 +94,12 @@ def write_images(frames: Iterable[np.ndarray], folder: Path, suffix: str = ".png
     return folder
 
 
-def write_weights(path: Path, recipe: Recipe | None = None, seed: int = 0) -> Path:
+def write_weights(
+    path: Path, recipe: Recipe | None = None, seed: int = 0, model: Mapping[str, Any] | None = None
+) -> Path:
     """A weights file of ``tiny_network`` that segments on its own, with the settings of ``recipe``."""
     recipe = recipe or tiny_recipe(method=None, target=None, warm_start=None, inference={})
-    save_network(tiny_network(seed=seed), path, recipe_header(recipe))
+    save_network(tiny_network(seed=seed, model=model), path, recipe_header(recipe))
     return path
 
 

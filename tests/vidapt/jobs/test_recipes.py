@@ -1,0 +1,62 @@
+"""Every shipped recipe that is a whole job runs one step of each of its stages."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_runs import moving_frames, write_camvid, write_labelled
+from vidapt.io.encoder import write_video
+from vidapt.jobs.adapt import adapt, recipe_for
+from vidapt.recipe import load_recipe, override_recipe, recipe_names
+
+STEPS = (
+    "training.steps=1 warm_start.steps=1 training.batch=2 warm_start.batch=2 training.workers=0 training.log_every=1"
+)
+WORLDS = "{name}.videos=1 {name}.frames=3 {name}.size=[64,128]"
+SHRINK = {
+    "demo": f"{STEPS} training.crop=[64,128] inference.height=64 "
+    + " ".join(WORLDS.format(name=name) for name in ("source", "target", "validation", "evaluation", "upper_bound")),
+    "street_world_to_camvid": f"{STEPS} training.crop=[48,64] inference.height=48 target.height=48 "
+    "upper_bound.height=48 " + " ".join(WORLDS.format(name=name) for name in ("source", "validation")),
+    "own_data": f"{STEPS} training.crop=[64,64] inference.height=64 source.height=64 target.height=64 "
+    "model.encoder.name=pvt_v2_b0 model.encoder.pretrained=false model.semantic.channels=16 model.instance.channels=16",
+}
+"""What makes each recipe small: --set texts."""
+
+PARTS = ("benchmarks/", "methods/", "demo_network")
+"""Recipes that others extend; they are no jobs of their own."""
+
+
+def test_every_whole_recipe_is_here() -> None:
+    assert {name for name in recipe_names() if not name.startswith(PARTS)} == SHRINK.keys()
+
+
+def losses(run: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["losses"]
+    assert all(np.isfinite(value) for value in found.values())
+    return found
+
+
+@pytest.mark.parametrize("name", ["demo", "street_world_to_camvid"])
+def test_a_shipped_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write_camvid(tmp_path / "camvid")
+    write_camvid(tmp_path / "camvid", split="train")
+    monkeypatch.setenv("VIDAPT_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = adapt(load_recipe(name, shlex.split(SHRINK[name])), out=tmp_path / "run", device="cpu")
+    assert list(result.scores) == ["source_only", "upper_bound", "adapted"]
+    assert {"source", "mixed"} <= losses(result.run).keys()
+    assert result.scores["adapted"]["label_space"] == ("camvid" if "camvid" in name else "cityscapes")
+
+
+def test_own_data_runs(tmp_path: Path) -> None:
+    labelled = write_labelled(tmp_path / "labelled", ["road", "building", "car"])
+    (tmp_path / "videos").mkdir()
+    assert write_video(moving_frames(5, (64, 96)), tmp_path / "videos" / "drive.mp4", fps=10)
+    recipe = override_recipe(recipe_for(labelled, tmp_path / "videos", None), shlex.split(SHRINK["own_data"]))
+    result = adapt(recipe, out=tmp_path / "run", device="cpu")
+    assert {"source", "mixed"} <= losses(result.run).keys()
+    assert {"source/semantic", "source/center"} <= losses(result.run / "source_only").keys()
