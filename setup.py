@@ -38,7 +38,7 @@ setup(
         for package in (name, *(f"{name}.{sub}" for sub in find_namespace_packages(root)))
     ],
     package_dir=dict(ROOTS),
-    package_data={"": ["*.yaml", "*.html", "py.typed"]},
+    package_data={"": ["*.yaml", "*.json", "*.html", "py.typed"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={"test": TEST, "dev": TEST + DEV},
 )

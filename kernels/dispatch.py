@@ -18,7 +18,13 @@ Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 CHOICES = ("reference", "triton")
 
 # operation -> (module, function); a kernel has the signature of the reference that it replaces.
-SHIPPED_KERNELS: dict[str, tuple[str, str]] = {}
+SHIPPED_KERNELS: dict[str, tuple[str, str]] = {
+    "paste_instances": ("vidapt.kernels.paste.ops", "paste_instances"),
+    "instance_stats": ("vidapt.kernels.paste.ops", "instance_stats"),
+    "supervised_contrast": ("vidapt.kernels.contrast.ops", "supervised_contrast"),
+    "paired_contrast": ("vidapt.kernels.contrast.ops", "paired_contrast"),
+    "sample_anchors": ("vidapt.kernels.contrast.ops_anchors", "sample_anchors"),
+}
 
 
 def implementation(operation: str, reference: Implementation, tensor: Tensor) -> Implementation:

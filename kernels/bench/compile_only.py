@@ -1,0 +1,251 @@
+"""The gate without a GPU: compile every shipped tile for every chip that it ships for, and hold it to its budget.
+
+    python -m vidapt.kernels.bench.compile_only [--target sm_90] [--op paste] [--table]
+
+The real launch functions run on small CPU tensors under `fake_driver`. Every tile that a `tiles.json` ships for a chip
+must be launched by one of the problems, and every kernel must keep the limits of `budgets.json`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from multiprocessing import get_context
+from time import perf_counter
+from typing import Any
+from unittest import mock
+
+from vidapt.kernels import tiles
+from vidapt.kernels.bench.binaries import Resources, resources
+from vidapt.kernels.bench.budgets import Budgets, Violation, dots_text, judge, load_budgets
+from vidapt.kernels.bench.compile_problems import PROBLEMS, Problem
+from vidapt.kernels.bench.fake_driver import CHIPS, Compiled, Recording, fake_driver
+
+Lookup = tuple[str, ...]  # of a tile: operation, target, kernel and problem class
+
+FALLBACKS = ("cuda", "hip", "interpreter")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one compiled kernel takes, and the problem that launched it first."""
+
+    kernel: str
+    target: str
+    tile: str
+    resources: Resources
+
+
+@dataclass
+class Report:
+    """Everything that was compiled, every limit that it breaks and the tiles that launches looked up."""
+
+    rows: list[Row] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    lookups: set[Lookup] = field(default_factory=set)
+
+    def extend(self, other: "Report") -> None:
+        """Append another report."""
+        self.rows += other.rows
+        self.violations += other.violations
+        self.lookups |= other.lookups
+
+
+def check(targets: Iterable[str] = tuple(CHIPS), operations: Iterable[str] | None = None) -> list[Violation]:
+    """Compile operations (all by default) for chips and return every limit that is broken."""
+    return gate(targets, operations).violations
+
+
+def gate(targets: Iterable[str] = tuple(CHIPS), operations: Iterable[str] | None = None) -> Report:
+    """Compile operations (all by default) for chips, each pair in a process of its own, and report.
+
+    Raises:
+        ValueError: a target or an operation is unknown.
+    """
+    targets, operations = tuple(targets), tuple(PROBLEMS if operations is None else operations)
+    for kind, given, known in (("target", targets, CHIPS), ("operation", operations, PROBLEMS)):
+        if unknown := set(given) - set(known):
+            raise ValueError(f"unknown {kind} {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+    report = Report()
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for part in pool.map(check_operation, *zip(*product(operations, targets), strict=True)):
+            report.extend(part)
+    for operation in operations:
+        report.violations += _misplaced_tiles(operation)
+        if set(targets) == set(CHIPS):
+            report.violations += _idle_tiles(operation, report.lookups)
+    return report
+
+
+def check_operation(operation: str, target: str) -> Report:
+    """Compile one operation for one chip: with the tiles of its architecture, then with those of each GPU by name."""
+    budgets = load_budgets()
+    table = tiles.tile_table(operation)
+    report = Report()
+    for device_name in (None, *(name for name in table if budgets["gpus"].get(name) == target)):
+        with fake_driver(target, device_name):
+            shipped = shipped_tiles(operation)
+        classes = {problem for *_, problem in shipped}
+        part = check_problems(target, PROBLEMS[operation](classes), budgets, device_name)
+        part.violations += [
+            Violation(kernel, target, f"tile {problem} of {place}", "no problem launches it", "every tile is compiled")
+            for _, place, kernel, problem in sorted(shipped - part.lookups)
+        ]
+        report.extend(part)
+    compiled = {row.kernel for row in report.rows}
+    report.violations += [
+        Violation(kernel, target, operation, "never compiled", "at least one tile on every chip")
+        for kernel, limits in budgets["kernels"].items()
+        if limits["operation"] == operation and kernel not in compiled
+    ]
+    return report
+
+
+def check_problems(
+    target: str, problems: Iterable[Problem], budgets: Budgets, device_name: str | None = None
+) -> Report:
+    """Launch problems on one fake chip and hold every kernel that they compile to its budget."""
+    report = Report()
+    measured: set[str] = set()
+    with fake_driver(target, device_name) as recording, watched_tables() as lookups:
+        for name, launch in problems:
+            lookups.clear()
+            recording.launched.clear()
+            try:
+                launch()
+            except Exception as error:
+                report.violations.append(_failure(name, target, error, recording))
+            else:
+                report.violations += _unused_tiles(name, target, lookups, recording.launched)
+            report.lookups |= lookups
+            for compiled in recording.launched:
+                if compiled.key not in measured:
+                    measured.add(compiled.key)
+                    _measure(name, compiled, budgets, report)
+    return report
+
+
+def shipped_tiles(operation: str) -> set[Lookup]:
+    """Return the tiles of an operation that the current device uses, those of more specific targets first."""
+    table = tiles.tile_table(operation)
+    shipped = {}
+    for place in reversed(tiles.targets()):
+        for kernel, rows in table.get(place, {}).items():
+            shipped |= {(kernel, problem): (operation, place, kernel, problem) for problem in rows}
+    return set(shipped.values())
+
+
+@contextmanager
+def watched_tables() -> Iterator[set[Lookup]]:
+    """Yield a set that collects every tile that launch functions look up."""
+    lookups: set[Lookup] = set()
+    read = tiles.tile_table
+    with mock.patch.object(tiles, "tile_table", lambda operation: _Watched(read(operation), (operation,), lookups)):
+        yield lookups
+
+
+class _Watched(dict[str, Any]):
+    """A tile table, or a part of one, that notes the tiles which `get` finds."""
+
+    def __init__(self, table: Mapping[str, Any], path: Lookup, lookups: set[Lookup]) -> None:
+        super().__init__(table)
+        self.path, self.lookups = path, lookups
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            return default
+        path = (*self.path, name)
+        if len(path) < 4:
+            return _Watched(self[name], path, self.lookups)
+        self.lookups.add(path)
+        return self[name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gate, print what it compiled on request, and return 1 if a limit is broken."""
+    parser = argparse.ArgumentParser(prog="python -m vidapt.kernels.bench.compile_only", description=__doc__)
+    parser.add_argument("--target", action="append", choices=CHIPS, help="a chip; all of them without this option")
+    parser.add_argument("--op", action="append", choices=PROBLEMS, help="an operation; all without this option")
+    parser.add_argument("--table", action="store_true", help="print what every compiled kernel takes")
+    options = parser.parse_args(arguments)
+    started = perf_counter()
+    report = gate(options.target or CHIPS, options.op)
+    if options.table:
+        print_table(report.rows)
+    for violation in report.violations:
+        print(violation)
+    seconds = perf_counter() - started
+    print(f"{len(report.rows)} kernels compiled in {seconds:.0f} s, {len(report.violations)} limits broken")
+    return 1 if report.violations else 0
+
+
+def print_table(rows: Iterable[Row]) -> None:
+    """Print what every compiled kernel takes."""
+    print(f"{'kernel':26} {'target':7} registers spills  shared  {'dots':12} loads stores  problem and settings")
+    for row in sorted(rows, key=lambda row: (row.kernel, row.target)):
+        taken = row.resources
+        widest = [max(widths, default=0) for widths in (taken.loads, taken.stores)]
+        print(
+            f"{row.kernel:26} {row.target:7} {taken.registers:9} {taken.spills:6} {taken.shared_bytes:7}  "
+            f"{dots_text(taken):12} {widest[0]:5} {widest[1]:6}  {row.tile}"
+        )
+
+
+def _measure(problem: str, compiled: Compiled, budgets: Budgets, report: Report) -> None:
+    """Add a compiled kernel and the limits that it breaks to the report."""
+    row = Row(compiled.kernel, compiled.target, f"{problem} {settings_text(compiled.settings)}", resources(compiled))
+    report.rows.append(row)
+    report.violations += judge(compiled, row.resources, row.tile, budgets)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return constexpr settings as text: "BLOCK=64 SORTED num_warps=4", without what is False or None."""
+    shown = {name: value for name, value in settings.items() if value is not False and value is not None}
+    return " ".join(name if value is True else f"{name}={value}" for name, value in shown.items())
+
+
+def _failure(problem: str, target: str, error: Exception, recording: Recording) -> Violation:
+    """Return the violation of a problem whose launch raised, naming the kernel that was compiled but not launched."""
+    compiled = list(recording.compiled.values())
+    culprit = compiled[-1] if compiled and compiled[-1] not in recording.launched else None
+    tile = problem if culprit is None else f"{problem} {settings_text(culprit.settings)}"
+    reason = str(error).strip().splitlines() or [""]
+    found = f"{type(error).__name__}: {reason[-1].strip()}"
+    return Violation("launch" if culprit is None else culprit.kernel, target, tile, found, "a launch")
+
+
+def _unused_tiles(problem: str, target: str, lookups: set[Lookup], launched: Sequence[Compiled]) -> Iterator[Violation]:
+    """Yield the tiles that a problem looked up, but with whose settings it launched no kernel."""
+    for operation, place, kernel, name in sorted(lookups):
+        settings = tiles.tile_table(operation)[place][kernel][name]
+        if not any(settings.items() <= compiled.settings.items() for compiled in launched):
+            found = f"no launch of {problem} has the settings {settings_text(settings)}"
+            yield Violation(kernel, target, f"tile {name} of {place}", found, "launches with what the table says")
+
+
+def _misplaced_tiles(operation: str) -> Iterator[Violation]:
+    """Yield the parts of a tile table that belong to no GPU which the gate knows."""
+    known = {*CHIPS, *load_budgets()["gpus"], *FALLBACKS}
+    for place in sorted(set(tiles.tile_table(operation)) - known):
+        yield Violation(operation, place, "all tiles", "unknown GPU", "its chip under gpus in budgets.json")
+
+
+def _idle_tiles(operation: str, lookups: set[Lookup]) -> Iterator[Violation]:
+    """Yield the shipped tiles that no chip uses."""
+    shipped = {
+        (operation, place, kernel, problem)
+        for place, kernels in tiles.tile_table(operation).items()
+        for kernel, problems in kernels.items()
+        for problem in problems
+        if place != "interpreter"
+    }
+    for _, place, kernel, name in sorted(shipped - lookups):
+        yield Violation(kernel, place, f"tile {name}", "no chip uses it", "tiles that some chip uses")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
