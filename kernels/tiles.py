@@ -18,6 +18,9 @@ from triton.runtime import driver
 
 Tile = dict[str, int]
 
+# Every launch gets these: what triton leaves unset it may change.
+LAUNCH: dict[str, bool] = {"enable_fp_fusion": True}
+
 # What the interpreter pretends to have, so that small problems are split as large ones are on a GPU.
 INTERPRETER_MULTIPROCESSORS = 8
 

@@ -175,6 +175,18 @@ def add_exponentials(total, peak, logits, FIXED: tl.constexpr):
 
 
 @triton.jit
+def add_three(a, b, c, d, e, f):
+    """Return the sums of two triples."""
+    return a + d, b + e, c + f
+
+
+@triton.jit
+def sum_three(first, second, third):
+    """Return the row sums of three tiles; reduced together, they and their masks keep one layout."""
+    return tl.reduce((first, second, third), 1, add_three)
+
+
+@triton.jit
 def sum_rows(
     query_ptr,
     key_ptr,
@@ -236,8 +248,9 @@ def sum_rows(
                 counts = counts & (columns[None, :] != skip[:, None])
             if FORM == "supcon":
                 positive = same & counts
-                pulled += tl.sum(tl.where(positive, logits, 0.0), 1)
-                positives += tl.sum(positive.to(tl.float32), 1)
+                sums = sum_three(tl.where(positive, logits, 0.0), positive.to(tl.float32), logits)
+                pulled += sums[0]
+                positives += sums[1]
             elif LABELS:
                 counts = counts & (same == 0)
             logits = tl.where(counts, logits, float("-inf"))
@@ -273,9 +286,9 @@ def joined_log_sum(partial_ptr, offset, step, inside, splits, FIXED: tl.constexp
 @triton.jit
 def soft_plus(margin):
     """Return log2(1 + 2^margin) and 1 / (1 + 2^-margin) of margins in log2 units, -inf included."""
-    small = tl.exp2(-tl.abs(margin))
-    share = 1.0 / (1.0 + small)
-    return tl.maximum(margin, 0.0) + tl.log2(1.0 + small), tl.where(margin >= 0, share, small * share)
+    # Beyond the bound the sum is its margin to the last bit.
+    power = tl.exp2(tl.minimum(margin, 126.0))
+    return tl.maximum(margin, tl.log2(1.0 + power)), power * (1.0 / (1.0 + power))
 
 
 @triton.jit
@@ -312,7 +325,8 @@ def sum_positives(
     labels = tl.load(query_label_ptr + pair * N + rows, mask=inside, other=ignore)
     low, high = masked_range(labels, skip, start_ptr + pair * (BUCKETS + 1), M, ignore, True, "none", SORTED)
     last = tl.where(tl.max((skip != DEAD).to(tl.int32)) > 0, high, low)
-    begin, end = split_range(low, last, BLOCK_N)
+    # Whole blocks keep the loads of the labels wide.
+    begin, end = split_range(low // BLOCK_N * BLOCK_N, last, BLOCK_N)
     log_sum = joined_log_sum(partial_ptr, pair * N + rows, pairs * N, inside, row_splits, FIXED)
     query = load_rows(query_base, rows, N, DEPTH, 0, WIDTH)
     loss = tl.zeros((BLOCK_M,), tl.float32)
@@ -322,14 +336,15 @@ def sum_positives(
         columns = first + tl.arange(0, BLOCK_N)
         key = load_rows(key_base, columns, M, DEPTH, 0, WIDTH)
         logits = scale * similarity(query, key, query_base, rows, N, key_base, columns, M, DEPTH, WIDTH, PRECISION)
-        key_labels = tl.load(key_label_ptr + pair * M + columns, mask=columns < end, other=ignore)
+        key_labels = tl.load(key_label_ptr + pair * M + columns, mask=columns < M, other=ignore)
         positive = (labels[:, None] == key_labels[None, :]) & ((columns < end) & (key_labels != ignore))[None, :]
         if SKIP != "none":
             positive = positive & (columns[None, :] != skip[:, None])
         each, slopes = soft_plus(log_sum[:, None] - logits)
-        loss += tl.sum(tl.where(positive, each, 0.0), 1)
-        slope += tl.sum(tl.where(positive, slopes, 0.0), 1)
-        positives += tl.sum(positive.to(tl.float32), 1)
+        sums = sum_three(tl.where(positive, each, 0.0), tl.where(positive, slopes, 0.0), positive.to(tl.float32))
+        loss += sums[0]
+        slope += sums[1]
+        positives += sums[2]
     plane = tl.num_programs(1) * pairs * N
     out = positive_ptr + (tl.program_id(1) * pairs + pair) * N + rows
     tl.store(out, loss, mask=inside)

@@ -78,34 +78,30 @@ def count_pixels(
 
 
 @triton.jit
-def part_sizes(plan_ptr, part, parts):
-    """Return the sizes of parts and of their twins, the other kind of the same class; 0 from part `parts` on."""
-    size_ptr = plan_ptr + SIZE * parts
-    size = tl.load(size_ptr + part, mask=part < parts, other=0)
-    return size, tl.load(size_ptr + (part ^ 1), mask=part < parts, other=0)
+def group_sizes(plan_ptr, group, groups):
+    """Return how many easy and how many hard pixels each group has, 0 from group `groups` on."""
+    part = 2 * group[:, None] + tl.arange(0, 2)[None, :]
+    return tl.split(tl.load(plan_ptr + SIZE * 2 * groups + part, mask=(group < groups)[:, None], other=0))
 
 
 @triton.jit
-def part_quota(plan_ptr, part, parts, wanted, min_pixels):
-    """Return how many anchors each part gives: n // 2 hard ones, the rest easy, and what one lacks from the other."""
-    size, twin = part_sizes(plan_ptr, part, parts)
-    is_easy = part % 2 == 0
-    easy, hard = tl.where(is_easy, size, twin), tl.where(is_easy, twin, size)
-    wanted = tl.where(size + twin > min_pixels, wanted, 0)
+def group_quota(plan_ptr, group, groups, wanted, min_pixels):
+    """Return how many easy and hard anchors each group gives: n // 2 hard ones, and what one lacks from the other."""
+    easy, hard = group_sizes(plan_ptr, group, groups)
+    wanted = tl.where(easy + hard > min_pixels, wanted, 0)
     from_hard = tl.minimum(hard, tl.maximum(wanted // 2, wanted - easy))
-    return tl.where(is_easy, tl.minimum(easy, wanted - from_hard), from_hard)
+    return tl.minimum(easy, wanted - from_hard), from_hard
 
 
 @triton.jit
-def anchors_per_group(plan_ptr, parts, per_class, total, min_pixels, BLOCK: tl.constexpr):
+def anchors_per_group(plan_ptr, groups, per_class, total, min_pixels, BLOCK: tl.constexpr):
     """Return n = min(total // groups of more than `min_pixels` pixels, per_class)."""
     sampled = tl.zeros((BLOCK,), tl.int32)
-    for first in range(0, parts, BLOCK):
-        size, twin = part_sizes(plan_ptr, first + tl.arange(0, BLOCK), parts)
-        sampled += (size + twin > min_pixels).to(tl.int32)
-    groups = tl.sum(sampled) // 2
-    # No part has more pixels than an int32 can count, so a larger n changes nothing.
-    return tl.minimum(tl.minimum(total // tl.maximum(groups, 1), per_class), 0x7FFFFFFF).to(tl.int32)
+    for first in range(0, groups, BLOCK):
+        easy, hard = group_sizes(plan_ptr, first + tl.arange(0, BLOCK), groups)
+        sampled += (easy + hard > min_pixels).to(tl.int32)
+    # No group has more pixels than an int32 can count, so a larger n changes nothing.
+    return tl.minimum(tl.minimum(total // tl.maximum(tl.sum(sampled), 1), per_class), 0x7FFFFFFF).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["per_class", "total", "min_pixels"])
@@ -119,22 +115,24 @@ def plan_parts(
     total,
     min_pixels,
     BINS: tl.constexpr,
-    PARTS: tl.constexpr,
+    GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Give each of PARTS parts its place in the result and among the candidates; fill indices with 0, and valid."""
-    wanted = anchors_per_group(plan_ptr, parts, per_class, total, min_pixels, BLOCK)
-    first_part = tl.program_id(0) * PARTS
+    """Give the parts of GROUPS groups their places in the result and among the candidates; set valid, zero indices."""
+    groups = parts // 2
+    wanted = anchors_per_group(plan_ptr, groups, per_class, total, min_pixels, BLOCK)
+    first_group = tl.program_id(0) * GROUPS
     every = tl.zeros((BLOCK,), tl.int32)
     earlier = tl.zeros((BLOCK,), tl.int32)
-    for first in range(0, parts, BLOCK):
-        part = first + tl.arange(0, BLOCK)
-        quota = part_quota(plan_ptr, part, parts, wanted, min_pixels)
-        every += quota
-        earlier += tl.where(part < first_part, quota, 0)
+    for first in range(0, groups, BLOCK):
+        group = first + tl.arange(0, BLOCK)
+        from_easy, from_hard = group_quota(plan_ptr, group, groups, wanted, min_pixels)
+        every += from_easy + from_hard
+        earlier += tl.where(group < first_group, from_easy + from_hard, 0)
 
-    part = first_part + tl.arange(0, PARTS)
-    quota = part_quota(plan_ptr, part, parts, wanted, min_pixels)
+    from_easy, from_hard = group_quota(plan_ptr, first_group + tl.arange(0, GROUPS), groups, wanted, min_pixels)
+    quota = tl.interleave(from_easy, from_hard)
+    part = 2 * first_group + tl.arange(0, 2 * GROUPS)
     each_bin = tl.arange(0, BINS)[None, :]
     cell = part.to(tl.int64)[:, None] * BINS + each_bin
     drawn = (quota > 0)[:, None]

@@ -67,15 +67,6 @@ def logit_gradient(logits, log_sum, push, pull, same, valid, skipped, FORM: tl.c
 
 
 @triton.jit
-def load_scalars(base, places, step, inside):
-    """Return log-sum-exp, push and pull of queries; +inf, 0 and 0 where there is none."""
-    log_sum = tl.load(base + places, mask=inside, other=float("inf"))
-    push = tl.load(base + step + places, mask=inside, other=0.0)
-    pull = tl.load(base + 2 * step + places, mask=inside, other=0.0)
-    return log_sum, push * GRAD_SCALE, pull * GRAD_SCALE
-
-
-@triton.jit
 def row_factors(grad_ptr, peak_ptr, scalar_ptr, pair, pairs, rows, source, N, scale, KEYS: tl.constexpr):
     """Return what turns sums of the tiles of G into gradients of the features, per row, and -g_i push_i / temperature.
 
@@ -85,12 +76,15 @@ def row_factors(grad_ptr, peak_ptr, scalar_ptr, pair, pairs, rows, source, N, sc
     slope = scale * LN2
     if KEYS:
         factor = tl.where(inside, tl.load(peak_ptr) * (slope / GRAD_SCALE), 0.0)
-        return factor, factor
-    base = scalar_ptr + pair * N + rows
-    counted = tl.load(base, mask=inside, other=float("inf")) != float("inf")
-    push = tl.load(base + pairs * N, mask=inside, other=0.0)
-    grad = tl.where(counted, tl.load(grad_ptr + pair * N + source, mask=inside, other=0.0), 0.0)
-    return grad * (slope / GRAD_SCALE), -slope * grad * push
+        coefficient = factor
+    else:
+        base = scalar_ptr + pair * N + rows
+        counted = tl.load(base, mask=inside, other=float("inf")) != float("inf")
+        push = tl.load(base + pairs * N, mask=inside, other=0.0)
+        grad = tl.where(counted, tl.load(grad_ptr + pair * N + source, mask=inside, other=0.0), 0.0)
+        factor = grad * (slope / GRAD_SCALE)
+        coefficient = -slope * grad * push
+    return factor, coefficient
 
 
 @triton.jit
@@ -241,7 +235,10 @@ def sum_gradients(
     skip = tl.full((BLOCK_M,), -1, tl.int32)
     if QUERIES:
         skip = tl.load(row_skip_ptr + pair * N + rows, mask=inside, other=DEAD)
-        log_sum, push, pull = load_scalars(row_scalar_ptr + pair * N, rows, pairs * N, inside)
+        scalars = row_scalar_ptr + pair * N + rows
+        log_sum = tl.load(scalars, mask=inside, other=float("inf"))
+        push = GRAD_SCALE * tl.load(scalars + pairs * N, mask=inside, other=0.0)
+        pull = GRAD_SCALE * tl.load(scalars + 2 * pairs * N, mask=inside, other=0.0)
     low, high = masked_range(labels, tl.where(inside, skip, DEAD), start_base, M, ignore, LABELS, SKIP, SORTED)
     valid = valid_columns(start_base, M, LABELS, SORTED)
     # A positive counts whatever its label, also among the ignored keys that stand last.
@@ -256,14 +253,13 @@ def sum_gradients(
         )
         masked = ((first < high) & (first + BLOCK_N > low)) | (first + BLOCK_N > valid)
         if KEYS:
-            column_log_sum, column_push, column_pull = load_scalars(
-                column_scalar_ptr + pair * M, columns, pairs * M, columns < M
-            )
-            if SKIP != "none":
+            column_scalars = column_scalar_ptr + pair * M + columns
+            column_log_sum = tl.load(column_scalars, mask=columns < M, other=float("inf"))
+            column_push = GRAD_SCALE * tl.load(column_scalars + pairs * M, mask=columns < M, other=0.0)
+            if SKIP != "none" and not QUERIES:
                 column_skip = tl.load(column_skip_ptr + pair * M + columns, mask=columns < M, other=DEAD)
-                if not QUERIES:
-                    here = (column_skip >= row_first) & (column_skip < row_first + BLOCK_M)
-                    masked = masked | (tl.max(here.to(tl.int32)) > 0)
+                here = (column_skip >= row_first) & (column_skip < row_first + BLOCK_M)
+                masked = masked | (tl.max(here.to(tl.int32)) > 0)
         if masked:
             column_valid = columns < valid
             same = tl.zeros((BLOCK_M, BLOCK_N), tl.int1)
@@ -271,16 +267,18 @@ def sum_gradients(
                 column_labels = tl.load(column_label_ptr + pair * M + columns, mask=columns < M, other=ignore)
                 same = labels[:, None] == column_labels[None, :]
                 column_valid = column_valid & (column_labels != ignore)
+            # Where rows are both, a row skips itself only, so that the column skips what the row skips.
+            skipped = columns[None, :] == skip[:, None]
+            if SKIP != "none" and not QUERIES:
+                skipped = rows[:, None] == column_skip[None, :]
             gradient = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
             if QUERIES:
                 gradient += logit_gradient(
-                    logits, log_sum[:, None], push[:, None], pull[:, None], same, column_valid[None, :],
-                    columns[None, :] == skip[:, None], FORM, SKIP == "index",
+                    logits, log_sum[:, None], push[:, None], pull[:, None], same, column_valid[None, :], skipped, FORM,
+                    SKIP == "index",
                 )  # fmt: skip
             if KEYS:
-                skipped = tl.zeros((BLOCK_M, BLOCK_N), tl.int1)
-                if SKIP != "none":
-                    skipped = rows[:, None] == column_skip[None, :]
+                column_pull = GRAD_SCALE * tl.load(column_scalars + 2 * pairs * M, mask=columns < M, other=0.0)
                 gradient += logit_gradient(
                     logits, column_log_sum[None, :], column_push[None, :], column_pull[None, :], same,
                     row_valid[:, None], skipped, FORM, SKIP == "index",

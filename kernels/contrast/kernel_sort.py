@@ -14,7 +14,8 @@ IGNORED = tl.constexpr(127)
 @triton.jit
 def bucket_of(labels, ignore):
     """Return the bucket 0..127 of each label."""
-    return tl.where(labels == ignore, IGNORED, ((labels & 0x7FFFFFFF) % IGNORED).to(tl.int32))
+    low = (labels.to(tl.int64) & 0x7FFFFFFF).to(tl.int32)
+    return tl.where(labels == ignore, IGNORED, low % IGNORED)
 
 
 @triton.jit

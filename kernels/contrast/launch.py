@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidapt.kernels.contrast import kernel, kernel_sort
 from vidapt.kernels.contrast.operands import logit_bound
-from vidapt.kernels.tiles import Tile, interpreted, multiprocessors, on_device, targets, tile
+from vidapt.kernels.tiles import LAUNCH, Tile, interpreted, multiprocessors, on_device, targets, tile
 
 LOG2_E = 1.4426950408889634
 OPERAND_DTYPES = {"exact": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -123,10 +123,10 @@ def sort_rows(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor, Tensor
     order, place = labels.new_empty((2, pairs, rows), dtype=torch.int32).unbind(0)
     ordered = torch.empty((pairs, rows), dtype=labels.dtype, device=labels.device)
     strides = labels.stride()
-    kernel_sort.count_buckets[(chunks, pairs)](labels, *strides, counts, rows, chunk, ignore_label, BLOCK=block)
+    kernel_sort.count_buckets[(chunks, pairs)](labels, *strides, counts, rows, chunk, ignore_label, BLOCK=block, **LAUNCH)
     kernel_sort.place_rows[(chunks, pairs)](
         labels, *strides, counts, start, order, place, ordered, rows, chunk, ignore_label,
-        CHUNKS=triton.next_power_of_2(chunks), BLOCK=block,
+        CHUNKS=triton.next_power_of_2(chunks), BLOCK=block, **LAUNCH,
     )  # fmt: skip
     return order, place, start, ordered
 
@@ -142,7 +142,7 @@ def prepare_operand(features: Tensor, order: Tensor, settings: Settings) -> Tens
     block = row_block(depth)
     kernel.prepare_operand[(triton.cdiv(rows, block), pairs)](
         features, *features.stride(), order, operand, rows, length,
-        NORMALIZE=settings.normalize, SORTED=settings.sort, DEPTH=depth, BLOCK=block,
+        NORMALIZE=settings.normalize, SORTED=settings.sort, DEPTH=depth, BLOCK=block, **LAUNCH,
     )  # fmt: skip
     return operand
 
@@ -164,7 +164,7 @@ def prepare_skip(
     block = ROW_BLOCK // (8 if interpreted() else 1)
     kernel.prepare_skip[(triton.cdiv(rows, block), pairs)](
         query.labels, positive, gate, query.order, key_place, skip, rows, keys, settings.ignore_label,
-        LABELS=query.labels is not None, GATE=gate is not None, SKIP=settings.skip, SORTED=settings.sort, BLOCK=block,
+        LABELS=query.labels is not None, GATE=gate is not None, SKIP=settings.skip, SORTED=settings.sort, BLOCK=block, **LAUNCH,
     )  # fmt: skip
     return skip
 
@@ -188,7 +188,7 @@ def contrast_losses(
         query.features, key.features, query.labels, key.labels, key.start, skip, partial, rows, key.rows,
         settings.scale, float("-inf") if bound is None else bound, settings.ignore_label, FORM=settings.form,
         LABELS=query.labels is not None, SKIP=settings.skip, PRECISION=dot_precision(query.features),
-        **shape, **chosen,
+        **shape, **chosen, **LAUNCH,
     )  # fmt: skip
     positives, positive_splits = partial, 1
     if settings.form == "per_positive":
@@ -202,7 +202,7 @@ def contrast_losses(
     kernel.finish_rows[(triton.cdiv(rows, block), pairs)](
         query.features, key.features, raw_positive, *strides, query.order, skip, partial, positives, losses, counted,
         scalars, rows, key.rows, length, splits, positive_splits, settings.scale, FORM=settings.form,
-        FEATURES=raw_positive is not None, NORMALIZE=settings.normalize, BLOCK=block, **shape,
+        FEATURES=raw_positive is not None, NORMALIZE=settings.normalize, BLOCK=block, **shape, **LAUNCH,
     )  # fmt: skip
     return Forward(losses, counted, scalars, skip)
 
@@ -217,6 +217,6 @@ def positive_sums(query: Side, key: Side, skip: Tensor, partial: Tensor, setting
     kernel.sum_positives[(triton.cdiv(rows, chosen["BLOCK_M"]), splits, pairs)](
         query.features, key.features, query.labels, key.labels, key.start, skip, partial, sums, rows, key.rows,
         partial.shape[1], settings.scale, settings.ignore_label, SKIP=settings.skip, SORTED=settings.sort,
-        FIXED=settings.bound is not None, DEPTH=depth, PRECISION=dot_precision(query.features), **chosen,
+        FIXED=settings.bound is not None, DEPTH=depth, PRECISION=dot_precision(query.features), **chosen, **LAUNCH,
     )  # fmt: skip
     return sums

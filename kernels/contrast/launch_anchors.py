@@ -15,14 +15,14 @@ Settings = dict[str, dict[str, int]]
 GPU: Settings = {
     "bins": {"BINS": 256},
     "pixels": {"BLOCK": 2048, "num_warps": 4},
-    "plan": {"PARTS": 16, "BLOCK": 1024, "num_warps": 4},
+    "plan": {"GROUPS": 8, "BLOCK": 1024, "num_warps": 4},
     "place": {"BLOCK": 32, "WIDTH": 32, "num_warps": 4},
 }
 # Small, so that small problems have several blocks and several candidates in a bin.
 INTERPRETER: Settings = {
     "bins": {"BINS": 8},
     "pixels": {"BLOCK": 32, "num_warps": 1},
-    "plan": {"PARTS": 256, "BLOCK": 512, "num_warps": 1},
+    "plan": {"GROUPS": 128, "BLOCK": 256, "num_warps": 1},
     "place": {"BLOCK": 16, "WIDTH": 4, "num_warps": 1},
 }
 PLACING_PROGRAMS = 4  # per multiprocessor
@@ -80,15 +80,13 @@ def launch(
     kernel_anchors.count_pixels[(images * blocks,)](
         *inputs, *state, length, blocks, ignore_label, **bins, **settings["pixels"]
     )
-    kernel_anchors.plan_parts[(triton.cdiv(parts, settings["plan"]["PARTS"]),)](
+    kernel_anchors.plan_parts[(triton.cdiv(CLASSES.value * images, settings["plan"]["GROUPS"]),)](
         *state, indices, valid, parts, per_class, total, min_pixels, **bins, **settings["plan"]
     )
     kernel_anchors.collect_candidates[(images * blocks,)](
         *inputs, *state, candidates, length, blocks, parts, ignore_label, **bins, **settings["pixels"]
     )
-    programs = min(
-        triton.cdiv(labels.numel(), settings["place"]["BLOCK"]), PLACING_PROGRAMS * tiles.multiprocessors()
-    )
+    programs = min(triton.cdiv(labels.numel(), settings["place"]["BLOCK"]), PLACING_PROGRAMS * tiles.multiprocessors())
     kernel_anchors.place_anchors[(programs,)](
         *inputs, *state, candidates, indices, length, parts, ignore_label, **bins, **settings["place"]
     )

@@ -14,6 +14,7 @@ from vidapt.kernels.contrast.launch import (
     row_block,
     split_count,
 )
+from vidapt.kernels.tiles import LAUNCH
 
 Strided = tuple[Tensor | None, int, int, int]
 
@@ -29,7 +30,7 @@ def scaled_scalars(grad: Tensor, query: Side, scalars: Tensor, settings: Setting
     peak = torch.linalg.vector_norm(grad, torch.inf)
     scaled = torch.empty_like(scalars)
     kernel_grad.scale_rows[(triton.cdiv(rows, ROW_BLOCK), pairs)](
-        grad, peak, query.order, scalars, scaled, rows, SORTED=settings.sort, BLOCK=ROW_BLOCK
+        grad, peak, query.order, scalars, scaled, rows, SORTED=settings.sort, BLOCK=ROW_BLOCK, **LAUNCH
     )
     return scaled, peak
 
@@ -73,7 +74,7 @@ def positive_gradient(
     block = row_block(depth)
     kernel_grad.positive_gradients[(triton.cdiv(rows, block), pairs)](
         *strided(raw), *strided(positive), query.order, grad, scalars, out, rows, length, settings.scale,
-        NORMALIZE=settings.normalize, SORTED=settings.sort, DEPTH=depth, BLOCK=block,
+        NORMALIZE=settings.normalize, SORTED=settings.sort, DEPTH=depth, BLOCK=block, **LAUNCH,
     )  # fmt: skip
     return out
 
@@ -111,11 +112,11 @@ def _gradient(
         rows.features, columns.features, rows.labels, columns.labels, columns.start, *skips, *scalars, partial,
         *sources, out, count, columns.rows, raw.shape[-1], settings.scale, settings.ignore_label, FORM=settings.form,
         LABELS=rows.labels is not None, SKIP=settings.skip, QUERIES=queries, PARTIAL=not whole,
-        PRECISION=dot_precision(rows.features), **flags, **chosen,
+        PRECISION=dot_precision(rows.features), **flags, **chosen, **LAUNCH,
     )  # fmt: skip
     if partial is not None:
         block = row_block(depth)
         kernel_grad.join_gradients[(triton.cdiv(count, block), pairs)](
-            partial, *sources, scalars[0], out, count, raw.shape[-1], splits, settings.scale, BLOCK=block, **flags
+            partial, *sources, scalars[0], out, count, raw.shape[-1], splits, settings.scale, BLOCK=block, **flags, **LAUNCH
         )
     return out
