@@ -7,8 +7,6 @@ when a kernel is about to run.
 
 import os
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
 from typing import Any, TypeVar, cast
 
 from torch import Tensor
@@ -17,13 +15,45 @@ Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
 CHOICES = ("reference", "triton")
 
-# operation -> (module, function); a kernel has the signature of the reference that it replaces.
-SHIPPED_KERNELS: dict[str, tuple[str, str]] = {
-    "paste_instances": ("vidapt.kernels.paste.ops", "paste_instances"),
-    "instance_stats": ("vidapt.kernels.paste.ops", "instance_stats"),
-    "supervised_contrast": ("vidapt.kernels.contrast.ops", "supervised_contrast"),
-    "paired_contrast": ("vidapt.kernels.contrast.ops", "paired_contrast"),
-    "sample_anchors": ("vidapt.kernels.contrast.ops_anchors", "sample_anchors"),
+
+def _paste_instances() -> Callable[..., Any]:
+    from vidapt.kernels.paste.ops import paste_instances
+
+    return paste_instances
+
+
+def _instance_stats() -> Callable[..., Any]:
+    from vidapt.kernels.paste.ops import instance_stats
+
+    return instance_stats
+
+
+def _supervised_contrast() -> Callable[..., Any]:
+    from vidapt.kernels.contrast.ops import supervised_contrast
+
+    return supervised_contrast
+
+
+def _paired_contrast() -> Callable[..., Any]:
+    from vidapt.kernels.contrast.ops import paired_contrast
+
+    return paired_contrast
+
+
+def _sample_anchors() -> Callable[..., Any]:
+    from vidapt.kernels.contrast.ops_anchors import sample_anchors
+
+    return sample_anchors
+
+
+# Operation -> what imports its kernel, which has the signature of the reference that it replaces. An import statement,
+# unlike importlib, can be traced by torch.compile.
+SHIPPED_KERNELS: dict[str, Callable[[], Callable[..., Any]]] = {
+    "paste_instances": _paste_instances,
+    "instance_stats": _instance_stats,
+    "supervised_contrast": _supervised_contrast,
+    "paired_contrast": _paired_contrast,
+    "sample_anchors": _sample_anchors,
 }
 
 
@@ -67,11 +97,10 @@ def require_triton(operation: str, device_type: str) -> None:
         )
 
 
-@cache
 def triton_imports() -> bool:
     """Tell whether triton can be imported here."""
     try:
-        import_module("triton")
+        import triton  # noqa: F401
     except ImportError:
         return False
     return True
@@ -79,5 +108,4 @@ def triton_imports() -> bool:
 
 def kernel(operation: str) -> Callable[..., Any]:
     """Import and return the Triton implementation of `operation`."""
-    module, function = SHIPPED_KERNELS[operation]
-    return getattr(import_module(module), function)
+    return SHIPPED_KERNELS[operation]()

@@ -1,9 +1,13 @@
 """What a compiled kernel takes of a chip, by its machine code: registers, spills, tensor cores, access widths."""
 
+import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from triton import knobs
 
@@ -17,50 +21,66 @@ _AMD_ACCESS = re.compile(
     r"^\s+(?:global|buffer|flat)_(load|store)_(dwordx[234]|dword|[us]?short|[us]?byte)", re.MULTILINE
 )
 _AMD_BITS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32}
+_AMD_BITS |= dict.fromkeys(("short", "sshort", "ushort"), 16) | dict.fromkeys(("byte", "sbyte", "ubyte"), 8)
+
+Key = TypeVar("Key", str, int)
 
 
 @dataclass(frozen=True)
 class Resources:
     """What one compiled kernel takes.
 
-    `spills` counts instructions that move registers to and from local memory (on AMD the registers moved),
-    `spill_bytes` is the stack of a thread, `shared_bytes` the shared memory of a block, `dots` the matrix
-    instructions by name, `loads` and `stores` the accesses to global memory by their width in bits.
+    `spills` counts the instructions that move registers to and from local memory (on AMD the vector registers that are
+    moved; scalar ones go to vector registers), `spill_bytes` is the stack of a thread, `shared_bytes` the shared memory
+    of a block, `dots` the matrix instructions by name, `loads` and `stores` the accesses to global memory by bits.
     """
 
     registers: int
     spills: int
     spill_bytes: int
     shared_bytes: int
-    dots: Counter[str]
-    loads: Counter[int]
-    stores: Counter[int]
+    dots: dict[str, int]
+    loads: dict[int, int]
+    stores: dict[int, int]
 
 
-def resources(compiled: Compiled) -> Resources:
-    """Read the resources of a kernel out of its cubin or its AMD assembly."""
+def resources(compiled: Compiled, disassemble: bool = True) -> Resources:
+    """Read the resources of a kernel out of its cubin or its AMD assembly.
+
+    Disassembling a cubin takes longer than compiling a small kernel; without it spills, dots, loads and stores are 0,
+    but `spill_bytes` still tells whether there are spills.
+    """
     if "cubin" in compiled.files:
-        return _cuda_resources(compiled)
+        return _cuda_resources(compiled, disassemble)
     return _amd_resources(compiled)
 
 
-def _cuda_resources(compiled: Compiled) -> Resources:
-    cubin = str(compiled.files["cubin"])
-    text = _output(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", cubin)
-    text += _output(knobs.nvidia.nvdisasm.path, "--print-code", "--no-dataflow", cubin)
-    usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", text)}
-    loads, stores = Counter[int](), Counter[int]()
-    for instruction, modifiers in _CUDA_ACCESS.findall(text):
-        (stores if instruction == "STG" else loads)[_cuda_bits(modifiers)] += 1
+def _cuda_resources(compiled: Compiled, disassemble: bool) -> Resources:
+    cubin = compiled.files["cubin"]
+    usage_text = _output(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin))
+    usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage_text)}
+    text = _machine_code(cubin) if disassemble else ""
+    found = _CUDA_ACCESS.findall(text)
     return Resources(
         registers=usage["REG"],
         spills=len(_CUDA_SPILL.findall(text)),
         spill_bytes=usage["STACK"] + usage["LOCAL"],
         shared_bytes=compiled.shared_bytes,
-        dots=_dots(text),
-        loads=loads,
-        stores=stores,
+        dots=_counted(_DOT.findall(text)),
+        loads=_counted(_cuda_bits(modifiers) for instruction, modifiers in found if instruction != "STG"),
+        stores=_counted(_cuda_bits(modifiers) for instruction, modifiers in found if instruction == "STG"),
     )
+
+
+def _machine_code(cubin: Path) -> str:
+    """Disassemble a cubin, once: the text stays beside it in Triton's cache."""
+    kept = cubin.with_suffix(".sass")
+    if not kept.exists():
+        text = _output(knobs.nvidia.nvdisasm.path, "--print-code", "--no-dataflow", str(cubin))
+        fresh = kept.with_suffix(f".sass.{os.getpid()}")
+        fresh.write_text(text)
+        fresh.replace(kept)
+    return kept.read_text()
 
 
 def _output(*command: str) -> str:
@@ -78,23 +98,17 @@ def _cuda_bits(modifiers: str) -> int:
 def _amd_resources(compiled: Compiled) -> Resources:
     text = compiled.asm("amdgcn").decode()
     usage = {name: int(value) for name, value in re.findall(r"^\s+\.(\w+):\s+(\d+)$", text, re.MULTILINE)}
-    loads, stores = Counter[int](), Counter[int]()
-    for kind, width in _AMD_ACCESS.findall(text):
-        (stores if kind == "store" else loads)[_amd_bits(width)] += 1
+    found = _AMD_ACCESS.findall(text)
     return Resources(
         registers=usage["vgpr_count"],
-        spills=usage["vgpr_spill_count"] + usage["sgpr_spill_count"],
+        spills=usage["vgpr_spill_count"],
         spill_bytes=usage["private_segment_fixed_size"],
         shared_bytes=max(compiled.shared_bytes, usage["group_segment_fixed_size"]),
-        dots=_dots(text),
-        loads=loads,
-        stores=stores,
+        dots=_counted(_DOT.findall(text)),
+        loads=_counted(_AMD_BITS[width] for kind, width in found if kind == "load"),
+        stores=_counted(_AMD_BITS[width] for kind, width in found if kind == "store"),
     )
 
 
-def _amd_bits(width: str) -> int:
-    return 16 if width.endswith("short") else 8 if width.endswith("byte") else _AMD_BITS[width]
-
-
-def _dots(text: str) -> Counter[str]:
-    return Counter(_DOT.findall(text.replace("v_mfma_", "v_mfma ")))
+def _counted(found: Iterable[Key]) -> dict[Key, int]:
+    return dict(sorted(Counter(found).items()))

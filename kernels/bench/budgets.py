@@ -2,7 +2,7 @@
 
 `at_most` and `at_least` bound registers, spills, spill_bytes, shared_bytes and the accesses to global memory: wide ones
 move 16 bytes or more at once, narrow ones less. A bound is one number, or one per chip or backend ("cuda", "hip").
-`dots` says that a kernel multiplies matrices: on 16-bit operands it may use only its chip's `dot_instruction`.
+`dots` says that a kernel multiplies matrices: 16-bit ones only by the `dot_instruction` of its chip, if one is named.
 """
 
 import json
@@ -17,6 +17,7 @@ from vidapt.kernels.bench.fake_driver import CHIPS, Compiled
 Budgets = dict[str, Any]
 
 WIDE_BITS = 128
+ACCESSES = {"wide_loads", "narrow_loads", "wide_stores", "narrow_stores"}
 HALF_POINTERS = {"*fp16", "*bf16"}
 
 
@@ -41,32 +42,52 @@ def load_budgets() -> Budgets:
     return budgets
 
 
-def judge(compiled: Compiled, taken: Resources, tile: str, budgets: Budgets) -> Iterator[Violation]:
-    """Yield every limit that a compiled kernel breaks; a kernel without limits breaks one."""
+def needs_machine_code(compiled: Compiled, budgets: Budgets) -> bool:
+    """Tell whether a kernel has limits on its instructions, not only on what its launch reserves."""
+    limits = budgets["kernels"].get(compiled.kernel, {})
+    bounded = {*limits.get("at_most", {}), *limits.get("at_least", {})}
+    dots = limits.get("dots", False) and compiled.target in budgets["dot_instruction"]
+    return dots or not ACCESSES.isdisjoint(bounded)
+
+
+def judge(
+    compiled: Compiled, taken: Resources, tile: str, budgets: Budgets, aligned: bool = True
+) -> Iterator[Violation]:
+    """Yield every limit that a compiled kernel breaks; a kernel without limits breaks one.
+
+    Where the problem is not `aligned`, the limits on accesses do not hold.
+    """
     kernel, target = compiled.kernel, compiled.target
     limits = budgets["kernels"].get(kernel)
     if limits is None:
         yield Violation(kernel, target, tile, "no budget", "an entry in budgets.json")
         return
-    found = quantities(taken)
-    for name, bound in (budgets["every_kernel"]["at_most"] | limits.get("at_most", {})).items():
-        if found[name] > (allowed := bound_for(bound, target)):
+    found = spent(taken) | (accesses(taken) if aligned else {})
+    at_most = budgets["every_kernel"]["at_most"] | limits.get("at_most", {})
+    for name in sorted(found.keys() & at_most):
+        if found[name] > (allowed := bound_for(at_most[name], target)):
             yield Violation(kernel, target, tile, f"{found[name]} {name}", f"at most {allowed}")
-    for name, bound in limits.get("at_least", {}).items():
-        if found[name] < (allowed := bound_for(bound, target)):
+    at_least = limits.get("at_least", {})
+    for name in sorted(found.keys() & at_least):
+        if found[name] < (allowed := bound_for(at_least[name], target)):
             yield Violation(kernel, target, tile, f"{found[name]} {name}", f"at least {allowed}")
-    half = not HALF_POINTERS.isdisjoint(compiled.types)
-    instruction = budgets["dot_instruction"][target]
-    if limits.get("dots") and half and set(taken.dots) != {instruction}:
+    instruction = budgets["dot_instruction"].get(target)
+    judged = limits.get("dots") and instruction and not HALF_POINTERS.isdisjoint(compiled.types)
+    if judged and set(taken.dots) != {instruction}:
         yield Violation(kernel, target, tile, f"dots by {dots_text(taken)}", f"only {instruction}")
 
 
-def quantities(taken: Resources) -> dict[str, int]:
-    """Return the numbers that budgets.json bounds."""
-    found = {name: getattr(taken, name) for name in ("registers", "spills", "spill_bytes", "shared_bytes")}
+def spent(taken: Resources) -> dict[str, int]:
+    """Return what budgets.json bounds of registers and memory."""
+    return {name: getattr(taken, name) for name in ("registers", "spills", "spill_bytes", "shared_bytes")}
+
+
+def accesses(taken: Resources) -> dict[str, int]:
+    """Return what budgets.json bounds of the accesses to global memory."""
+    found = {}
     for name, widths in (("loads", taken.loads), ("stores", taken.stores)):
         found[f"wide_{name}"] = sum(count for bits, count in widths.items() if bits >= WIDE_BITS)
-        found[f"narrow_{name}"] = widths.total() - found[f"wide_{name}"]
+        found[f"narrow_{name}"] = sum(widths.values()) - found[f"wide_{name}"]
     return found
 
 
@@ -79,4 +100,4 @@ def bound_for(bound: int | dict[str, int], target: str) -> int:
 
 def dots_text(taken: Resources) -> str:
     """Return the matrix instructions as text, such as "16 HGMMA"; "none" where there are none."""
-    return ", ".join(f"{count} {name}" for name, count in sorted(taken.dots.items())) or "none"
+    return ", ".join(f"{count} {name}" for name, count in taken.dots.items()) or "none"

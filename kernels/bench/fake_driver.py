@@ -4,7 +4,7 @@ Triton compiles when a kernel is launched, with the specialisations that the ten
 `fake_driver` the tensors lie on the CPU, so that a machine without a GPU compiles exactly what a GPU would run.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -68,10 +68,18 @@ class Compiled:
 
 @dataclass
 class Recording:
-    """What happened under a driver: the kernels that were compiled, by their hash, and the launches in their order."""
+    """What happened under a driver: the kernels that were compiled, by their hash, and the launches in their order.
+
+    Where `only` names kernels, launches of others are passed over before they are compiled.
+    """
 
     compiled: dict[str, Compiled] = field(default_factory=dict)
     launched: list[Compiled] = field(default_factory=list)
+    only: Collection[str] | None = None
+
+    def passes_over(self, *, fn: Any, **_: Any) -> bool:
+        """Tell whether a kernel is not to be compiled, as Triton's hook before compilation."""
+        return self.only is not None and fn.name not in self.only
 
 
 @contextmanager
@@ -95,8 +103,15 @@ def fake_driver(target: str, device_name: str | None = None) -> Iterator[Recordi
     driver.set_active(_FakeDriver(target, recording))
     names = () if device_name is None else (device_name,)
     try:
-        with knobs.compilation.scope(), mock.patch.object(tiles, "_device_name", return_value=names):
+        with (
+            knobs.compilation.scope(),
+            knobs.runtime.scope(),
+            mock.patch.object(tiles, "_device_name", return_value=names),
+        ):
             knobs.compilation.listener = _listener(target, recording)
+            knobs.runtime.jit_cache_hook = lambda *, fn, **_: (
+                recording.only is not None and fn.name not in recording.only
+            )
             yield recording
     finally:
         driver.set_active(previous)

@@ -27,14 +27,27 @@ def load_rows(base, rows, count, DEPTH: tl.constexpr, first, WIDTH: tl.constexpr
 
 @triton.jit
 def similarity(
-    row_tile, column_tile, row_base, rows, row_count, column_base, columns, column_count, DEPTH, WIDTH, PRECISION
+    row_tile,
+    column_tile,
+    row_base,
+    rows,
+    row_count,
+    column_base,
+    columns,
+    column_count,
+    DEPTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    """Return the inner products of two tiles whose first WIDTH features are given; further ones are loaded."""
-    product = tl.dot(row_tile, tl.trans(column_tile), input_precision=PRECISION)
-    for first in tl.static_range(WIDTH, DEPTH, WIDTH):
-        left = load_rows(row_base, rows, row_count, DEPTH, first, WIDTH)
-        right = load_rows(column_base, columns, column_count, DEPTH, first, WIDTH)
-        product = tl.dot(left, tl.trans(right), product, input_precision=PRECISION)
+    """Return the inner products of two tiles of rows; wider rows than the tiles are walked in chunks of WIDTH."""
+    if DEPTH == WIDTH:
+        product = tl.dot(row_tile, tl.trans(column_tile), input_precision=PRECISION)
+    else:
+        product = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
+        for first in range(0, DEPTH, WIDTH):
+            left = load_rows(row_base, rows, row_count, DEPTH, first, WIDTH)
+            right = load_rows(column_base, columns, column_count, DEPTH, first, WIDTH)
+            product = tl.dot(left, tl.trans(right), product, input_precision=PRECISION)
     return product
 
 
@@ -280,15 +293,15 @@ def joined_log_sum(partial_ptr, offset, step, inside, splits, FIXED: tl.constexp
             base = tl.where(higher == float("-inf"), 0.0, higher)
             total = total * tl.exp2(peak - base) + other * tl.exp2(other_peak - base)
             peak = higher
-    return tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+    return tl.where(total == 0, float("-inf"), peak + tl.log2(tl.where(total == 0, 1.0, total)))
 
 
 @triton.jit
 def soft_plus(margin):
-    """Return log2(1 + 2^margin) and 1 / (1 + 2^-margin) of margins in log2 units, -inf included."""
+    """Return log2(1 + 2^margin) and 1 / (1 + 2^-margin) of margins in log2 units, -inf included; NaN stays NaN."""
     # Beyond the bound the sum is its margin to the last bit.
-    power = tl.exp2(tl.minimum(margin, 126.0))
-    return tl.maximum(margin, tl.log2(1.0 + power)), power * (1.0 / (1.0 + power))
+    power = tl.exp2(tl.minimum(margin, 126.0, tl.PropagateNan.ALL))
+    return tl.maximum(margin, tl.log2(1.0 + power), tl.PropagateNan.ALL), power * (1.0 / (1.0 + power))
 
 
 @triton.jit
@@ -459,6 +472,8 @@ def finish_rows(
             pull = 1.0 / tl.maximum(positives, 1.0)
             loss = sum_splits(positive_ptr, offset, step, inside, positive_splits) * pull
             push = sum_splits(positive_ptr + plane, offset, step, inside, positive_splits) * pull
+            # Without negatives nothing pulls.
+            pull = tl.where(log_sum == float("-inf"), 0.0, pull)
         counted &= positives > 0
     places = pair * N + source
     tl.store(loss_ptr + places, tl.where(counted, loss * LN2, 0.0), mask=inside)

@@ -53,8 +53,8 @@ def logit_gradient(logits, log_sum, push, pull, same, valid, skipped, FORM: tl.c
     per_positive: push e^(s-L) on negatives, -pull / (1 + e^(s-L)) on positives; supcon: push e^(s-L) on both, -pull on
     positives; paired: push e^(s-L) on negatives and -pull on the indexed positive.
     """
-    # Without negatives the log-sum-exp is -inf; the bound keeps the exponential finite and changes nothing else.
-    share = tl.exp2(tl.minimum(logits - log_sum, 126.0))
+    # Of positives far above the negatives; the bound keeps this and its product with the push finite.
+    share = tl.exp2(tl.minimum(logits - log_sum, 100.0))
     counts = valid & (skipped == 0)
     if FORM == "supcon":
         return tl.where(counts, push * share, 0.0) - tl.where(counts & same, pull, 0.0)
@@ -88,13 +88,13 @@ def row_factors(grad_ptr, peak_ptr, scalar_ptr, pair, pairs, rows, source, N, sc
 
 
 @triton.jit
-def unit_rows(base, rows, inside, stride_n, stride_d, D, NORMALIZE: tl.constexpr, DEPTH: tl.constexpr):
-    """Return the caller's rows in float32, normalised on request, with 1 / norm and whether they were long enough."""
+def scaled_rows(base, rows, inside, stride_n, stride_d, D, factor, NORMALIZE: tl.constexpr, DEPTH: tl.constexpr):
+    """Return the caller's rows in float32, normalised on request, each times its factor."""
     raw = load_raw(base, rows, inside, stride_n, stride_d, D, DEPTH)
-    inverse, long = inverse_norm(raw)
     if NORMALIZE:
-        raw = raw * inverse[:, None]
-    return raw, inverse, long
+        inverse, _ = inverse_norm(raw)
+        factor = factor * inverse
+    return raw * factor[:, None]
 
 
 @triton.jit
@@ -112,7 +112,9 @@ def store_gradient(
 ):
     """Write the gradient of the caller's rows from that of the prepared rows; (., D) contiguous output."""
     if NORMALIZE:
-        unit, inverse, long = unit_rows(raw_ptr, source, inside, raw_stride_n, raw_stride_d, D, True, DEPTH)
+        unit = load_raw(raw_ptr, source, inside, raw_stride_n, raw_stride_d, D, DEPTH)
+        inverse, long = inverse_norm(unit)
+        unit *= inverse[:, None]
         along = tl.where(long, tl.sum(gradient * unit, 1), 0.0)
         gradient = (gradient - along[:, None] * unit) * inverse[:, None]
     features = tl.arange(0, DEPTH)
@@ -153,16 +155,13 @@ def finish_gradient(
     source = rows
     if SORTED:
         source = tl.load(order_ptr + pair * N + rows, mask=inside, other=0)
-    factor, coefficient = row_factors(
-        grad_ptr, peak_ptr, scalar_ptr, pair, pairs, rows, source, N, scale, KEYS
-    )
+    factor, coefficient = row_factors(grad_ptr, peak_ptr, scalar_ptr, pair, pairs, rows, source, N, scale, KEYS)
     total *= factor[:, None]
     if FEATURES:
-        positive, _, _ = unit_rows(
+        total += scaled_rows(
             positive_ptr + pair * positive_stride_p, source, inside, positive_stride_n, positive_stride_d, D,
-            NORMALIZE, DEPTH,
+            coefficient, NORMALIZE, DEPTH,
         )  # fmt: skip
-        total += coefficient[:, None] * positive
     store_gradient(
         total, raw_ptr + pair * raw_stride_p, raw_stride_n, raw_stride_d, out_ptr + pair * N * D, source, inside, D,
         NORMALIZE, DEPTH,
@@ -375,10 +374,10 @@ def positive_gradients(
     if SORTED:
         source = tl.load(order_ptr + pair * N + rows, mask=inside, other=0)
     _, coefficient = row_factors(grad_ptr, grad_ptr, scalar_ptr, pair, pairs, rows, source, N, scale, False)
-    query, _, _ = unit_rows(
-        raw_ptr + pair * raw_stride_p, source, inside, raw_stride_n, raw_stride_d, D, NORMALIZE, DEPTH
+    gradient = scaled_rows(
+        raw_ptr + pair * raw_stride_p, source, inside, raw_stride_n, raw_stride_d, D, coefficient, NORMALIZE, DEPTH
     )
     store_gradient(
-        coefficient[:, None] * query, positive_ptr + pair * positive_stride_p, positive_stride_n, positive_stride_d,
+        gradient, positive_ptr + pair * positive_stride_p, positive_stride_n, positive_stride_d,
         out_ptr + pair * N * D, source, inside, D, NORMALIZE, DEPTH,
     )  # fmt: skip

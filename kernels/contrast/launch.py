@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidapt.kernels.contrast import kernel, kernel_sort
 from vidapt.kernels.contrast.operands import logit_bound
-from vidapt.kernels.tiles import LAUNCH, Tile, interpreted, multiprocessors, on_device, targets, tile
+from vidapt.kernels.tiles import LAUNCH, Tile, interpreted, multiprocessors, targets, tile
 
 LOG2_E = 1.4426950408889634
 OPERAND_DTYPES = {"exact": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -108,7 +108,9 @@ def split_count(programs: int, columns: int, block: int, bytes_per_split: int) -
     most = min(MOST_SPLITS, triton.cdiv(columns, block * TILES_PER_SPLIT), PARTIAL_BYTES // max(1, bytes_per_split))
     units = multiprocessors()
     # Waves of programs, each as long as its share of the columns; a split costs a little of its own.
-    return min(range(1, max(1, most) + 1), key=lambda splits: triton.cdiv(programs * splits, units) / splits + splits / 64)
+    return min(
+        range(1, max(1, most) + 1), key=lambda splits: triton.cdiv(programs * splits, units) / splits + splits / 64
+    )
 
 
 def sort_rows(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,7 +125,9 @@ def sort_rows(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor, Tensor
     order, place = labels.new_empty((2, pairs, rows), dtype=torch.int32).unbind(0)
     ordered = torch.empty((pairs, rows), dtype=labels.dtype, device=labels.device)
     strides = labels.stride()
-    kernel_sort.count_buckets[(chunks, pairs)](labels, *strides, counts, rows, chunk, ignore_label, BLOCK=block, **LAUNCH)
+    kernel_sort.count_buckets[(chunks, pairs)](
+        labels, *strides, counts, rows, chunk, ignore_label, BLOCK=block, **LAUNCH
+    )
     kernel_sort.place_rows[(chunks, pairs)](
         labels, *strides, counts, start, order, place, ordered, rows, chunk, ignore_label,
         CHUNKS=triton.next_power_of_2(chunks), BLOCK=block, **LAUNCH,
@@ -149,7 +153,7 @@ def prepare_operand(features: Tensor, order: Tensor, settings: Settings) -> Tens
 
 def prepare_side(features: Tensor, labels: Tensor | None, settings: Settings) -> tuple[Side, Tensor]:
     """Return one side as the kernels read it and the sorted place of each of the caller's rows, empty if unsorted."""
-    order = place = start = torch.empty(0, dtype=torch.int32, device=features.device)
+    order, place, start = (torch.empty(0, dtype=torch.int32, device=features.device) for _ in range(3))
     if settings.sort and labels is not None:
         order, place, start, labels = sort_rows(labels, settings.ignore_label)
     return Side(prepare_operand(features, order, settings), labels, order, start), place
@@ -164,7 +168,8 @@ def prepare_skip(
     block = ROW_BLOCK // (8 if interpreted() else 1)
     kernel.prepare_skip[(triton.cdiv(rows, block), pairs)](
         query.labels, positive, gate, query.order, key_place, skip, rows, keys, settings.ignore_label,
-        LABELS=query.labels is not None, GATE=gate is not None, SKIP=settings.skip, SORTED=settings.sort, BLOCK=block, **LAUNCH,
+        LABELS=query.labels is not None, GATE=gate is not None, SKIP=settings.skip, SORTED=settings.sort,
+        BLOCK=block, **LAUNCH,
     )  # fmt: skip
     return skip
 

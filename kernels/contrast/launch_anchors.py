@@ -21,9 +21,9 @@ GPU: Settings = {
 # Small, so that small problems have several blocks and several candidates in a bin.
 INTERPRETER: Settings = {
     "bins": {"BINS": 8},
-    "pixels": {"BLOCK": 32, "num_warps": 1},
-    "plan": {"GROUPS": 128, "BLOCK": 256, "num_warps": 1},
-    "place": {"BLOCK": 16, "WIDTH": 4, "num_warps": 1},
+    "pixels": {"BLOCK": 64, "num_warps": 1},
+    "plan": {"GROUPS": 256, "BLOCK": 256, "num_warps": 1},
+    "place": {"BLOCK": 32, "WIDTH": 8, "num_warps": 1},
 }
 PLACING_PROGRAMS = 4  # per multiprocessor
 

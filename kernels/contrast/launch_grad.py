@@ -117,6 +117,16 @@ def _gradient(
     if partial is not None:
         block = row_block(depth)
         kernel_grad.join_gradients[(triton.cdiv(count, block), pairs)](
-            partial, *sources, scalars[0], out, count, raw.shape[-1], splits, settings.scale, BLOCK=block, **flags, **LAUNCH
+            partial,
+            *sources,
+            scalars[0],
+            out,
+            count,
+            raw.shape[-1],
+            splits,
+            settings.scale,
+            BLOCK=block,
+            **flags,
+            **LAUNCH,
         )
     return out

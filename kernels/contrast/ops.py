@@ -261,9 +261,15 @@ def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...
     return (*(each if wanted else None for each, wanted in zip(grads, needed, strict=True)), *nothing[3:])
 
 
+def no_second_backward(ctx: Any, *_: Any) -> None:
+    """Refuse to differentiate the gradients."""
+    raise RuntimeError("contrast losses are differentiable once; their gradients have none of their own")
+
+
 for device in ("CPU", "CUDA"):
     LIBRARY.impl("contrast_forward", contrast_forward, device)
     LIBRARY.impl("contrast_backward", contrast_backward, device)
 torch.library.register_fake("vidapt::contrast_forward", fake_forward, lib=LIBRARY)
 torch.library.register_fake("vidapt::contrast_backward", fake_backward, lib=LIBRARY)
 torch.library.register_autograd("vidapt::contrast_forward", backward, setup_context=setup_context, lib=LIBRARY)
+torch.library.register_autograd("vidapt::contrast_backward", no_second_backward, lib=LIBRARY)

@@ -1,5 +1,6 @@
 """The choice between reference and kernel, and life without triton."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from vidapt.kernels import dispatch
-from vidapt.kernels.contrast import supervised_contrast
+from vidapt.kernels.contrast import reference as reference_supervised
+from vidapt.kernels.contrast import reference_anchors, reference_paired, supervised_contrast
 from vidapt.kernels.paste import instance_stats
+from vidapt.kernels.paste import reference as paste_reference
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.zeros(1)
@@ -38,8 +41,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A module with a kernel for the operation `double`, as if it shipped."""
     module = ModuleType("shipped_kernel")
     vars(module)["double"] = lambda: "triton"
-    monkeypatch.setitem(sys.modules, "shipped_kernel", module)
-    monkeypatch.setattr(dispatch, "SHIPPED_KERNELS", {"double": ("shipped_kernel", "double")})
+    monkeypatch.setattr(dispatch, "SHIPPED_KERNELS", {"double": lambda: module.double})
     monkeypatch.setattr(dispatch, "triton_imports", lambda: True)
     return module
 
@@ -96,6 +98,20 @@ def test_unknown_choice_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDAPT_KERNELS", "cuda")
     with pytest.raises(ValueError, match="'cuda' is unknown; set it to one of reference, triton"):
         dispatch.implementation("double", reference, CPU)
+
+
+@pytest.mark.parametrize("operation", sorted(dispatch.SHIPPED_KERNELS))
+def test_every_operation_ships_a_kernel_with_the_signature_of_its_reference(operation: str) -> None:
+    of_operation = {
+        "paste_instances": paste_reference,
+        "instance_stats": paste_reference,
+        "supervised_contrast": reference_supervised,
+        "paired_contrast": reference_paired,
+        "sample_anchors": reference_anchors,
+    }
+    expected = inspect.signature(getattr(of_operation[operation], operation)).parameters
+    given = inspect.signature(dispatch.kernel(operation)).parameters
+    assert [(name, each.kind) for name, each in given.items()] == [(name, each.kind) for name, each in expected.items()]
 
 
 WITHOUT_TRITON = """

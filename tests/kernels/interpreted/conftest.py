@@ -1,4 +1,4 @@
-"""These tests run Triton's interpreter; it cannot share a process with compilation, so test_interpreter.py starts one."""
+"""Triton's interpreter cannot share a process with compilation: test_interpreter.py starts one for these tests."""
 
 import os
 
