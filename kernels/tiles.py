@@ -18,15 +18,15 @@ from triton.runtime import driver
 
 Tile = dict[str, int]
 
-# Every launch gets these: what triton leaves unset it may change.
-LAUNCH: dict[str, bool] = {"enable_fp_fusion": True}
+# Every launch gets these, which the default of a coming Triton would change.
+LAUNCH: Tile = {"enable_fp_fusion": True}
 
 # What the interpreter pretends to have, so that small problems are split as large ones are on a GPU.
 INTERPRETER_MULTIPROCESSORS = 8
 
 
 def tile(operation: str, kernel: str, problem: str) -> Tile:
-    """Return the launch settings of `kernel` for a problem class such as "16bit_d128" on the current device.
+    """Return all launch settings of `kernel` for a problem class such as "16bit_d128" on the current device.
 
     Raises:
         KeyError: no target of this machine lists the problem.
@@ -35,7 +35,7 @@ def tile(operation: str, kernel: str, problem: str) -> Tile:
     for target in targets():
         settings = table.get(target, {}).get(kernel, {}).get(problem)
         if settings is not None:
-            return dict(settings)
+            return settings | LAUNCH
     raise KeyError(f"kernels/{operation}/tiles.json lists no {kernel} for {problem} on any of {', '.join(targets())}")
 
 

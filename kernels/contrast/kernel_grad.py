@@ -53,8 +53,8 @@ def logit_gradient(logits, log_sum, push, pull, same, valid, skipped, FORM: tl.c
     per_positive: push e^(s-L) on negatives, -pull / (1 + e^(s-L)) on positives; supcon: push e^(s-L) on both, -pull on
     positives; paired: push e^(s-L) on negatives and -pull on the indexed positive.
     """
-    # Of positives far above the negatives; the bound keeps this and its product with the push finite.
-    share = tl.exp2(tl.minimum(logits - log_sum, 100.0))
+    # The bound, which only positives far above the negatives reach, keeps this and its product with the push finite.
+    share = tl.exp2(tl.minimum(logits - log_sum, 100.0, tl.PropagateNan.ALL))
     counts = valid & (skipped == 0)
     if FORM == "supcon":
         return tl.where(counts, push * share, 0.0) - tl.where(counts & same, pull, 0.0)

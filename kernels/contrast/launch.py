@@ -193,7 +193,7 @@ def contrast_losses(
         query.features, key.features, query.labels, key.labels, key.start, skip, partial, rows, key.rows,
         settings.scale, float("-inf") if bound is None else bound, settings.ignore_label, FORM=settings.form,
         LABELS=query.labels is not None, SKIP=settings.skip, PRECISION=dot_precision(query.features),
-        **shape, **chosen, **LAUNCH,
+        **shape, **chosen,
     )  # fmt: skip
     positives, positive_splits = partial, 1
     if settings.form == "per_positive":
@@ -222,6 +222,6 @@ def positive_sums(query: Side, key: Side, skip: Tensor, partial: Tensor, setting
     kernel.sum_positives[(triton.cdiv(rows, chosen["BLOCK_M"]), splits, pairs)](
         query.features, key.features, query.labels, key.labels, key.start, skip, partial, sums, rows, key.rows,
         partial.shape[1], settings.scale, settings.ignore_label, SKIP=settings.skip, SORTED=settings.sort,
-        FIXED=settings.bound is not None, DEPTH=depth, PRECISION=dot_precision(query.features), **chosen, **LAUNCH,
+        FIXED=settings.bound is not None, DEPTH=depth, PRECISION=dot_precision(query.features), **chosen,
     )  # fmt: skip
     return sums

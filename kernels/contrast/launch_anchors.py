@@ -69,7 +69,7 @@ def launch(
     """Run the four kernels on contiguous labels, prediction and noise (B,L), of which there is at least one pixel."""
     labels = inputs[0]
     settings = INTERPRETER if tiles.interpreted() else GPU
-    bins = settings["bins"]
+    bins = settings["bins"] | tiles.LAUNCH
     images, length = labels.shape
     parts = 2 * CLASSES.value * images
     zeros = torch.zeros(parts * (bins["BINS"] + ROWS.value) + 1, dtype=torch.int32, device=labels.device)

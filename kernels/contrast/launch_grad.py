@@ -112,7 +112,7 @@ def _gradient(
         rows.features, columns.features, rows.labels, columns.labels, columns.start, *skips, *scalars, partial,
         *sources, out, count, columns.rows, raw.shape[-1], settings.scale, settings.ignore_label, FORM=settings.form,
         LABELS=rows.labels is not None, SKIP=settings.skip, QUERIES=queries, PARTIAL=not whole,
-        PRECISION=dot_precision(rows.features), **flags, **chosen, **LAUNCH,
+        PRECISION=dot_precision(rows.features), **flags, **chosen,
     )  # fmt: skip
     if partial is not None:
         block = row_block(depth)
