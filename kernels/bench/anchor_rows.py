@@ -9,10 +9,9 @@ from torch import Tensor
 
 from vidapt.kernels.bench.floors import Work
 from vidapt.kernels.bench.gates import Answer, Gate, exact_gate
-from vidapt.kernels.bench.rows import OURS, Provider, Row, Streets, halvings
+from vidapt.kernels.bench.rows import CALL, OURS, Provider, Row, Streets, halvings
 from vidapt.kernels.contrast import sample_anchors
 
-CALL = "call"
 CLASSES = 19
 PER_CLASS, TOTAL, MIN_PIXELS = 100, 1024, 100
 PER_IMAGE = 256  # class numbers that one image can have
@@ -22,7 +21,7 @@ WRONG = 0.3  # share of pixels that are predicted wrongly
 
 @dataclass
 class AnchorInputs:
-    """labels and prediction (B,L) int64, and the generator that decides which pixels are drawn."""
+    """labels and prediction (B,L) int64, and the generator that decides which pixels are judged."""
 
     labels: Tensor
     prediction: Tensor
@@ -62,10 +61,10 @@ class AnchorRow(Row):
     def providers(self, device: torch.device, compiled: str | None) -> list[Provider]:
         """Return ours, the loop of public code, and on a GPU our reference."""
         gpu = device.type == "cuda"
-        made = [_provider(OURS, our_anchors, "triton" if gpu else "reference")]
+        made = [Provider(OURS, {CALL: our_anchors}, _our_answer, kernels="triton" if gpu else "reference")]
         made.append(Provider("loop", {CALL: loop_anchors}, lambda inputs: _drawn(inputs, loop_anchors(inputs))))
         if gpu:
-            made.append(_provider("reference", our_anchors, "reference"))
+            made.append(Provider("reference", {CALL: our_anchors}, _our_answer))
         return made
 
     def judge(self, problem: str, inputs: AnchorInputs) -> Callable[[Provider], Gate]:
@@ -88,15 +87,15 @@ class AnchorRow(Row):
         return 9 * TOTAL
 
 
-def our_anchors(inputs: AnchorInputs) -> tuple[Tensor, Tensor]:
-    """Draw anchors as the training step does."""
+def our_anchors(inputs: AnchorInputs, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Draw anchors as the training step does; CUDA graphs know the default generator only."""
     return sample_anchors(
         inputs.labels,
         inputs.prediction,
         per_class=PER_CLASS,
         total=TOTAL,
         min_pixels=MIN_PIXELS,
-        generator=inputs.generator,
+        generator=generator,
     )
 
 
@@ -158,13 +157,9 @@ def _drawn(inputs: AnchorInputs, indices: Tensor) -> Answer:
     return {"anchors of each class": torch.bincount(part[indices], minlength=2 * PER_IMAGE * inputs.labels.shape[0])}
 
 
-def _provider(name: str, call: Callable[[AnchorInputs], tuple[Tensor, Tensor]], kernels: str) -> Provider:
-    def answer(inputs: AnchorInputs) -> Answer:
-        inputs.generator.manual_seed(SEED)
-        indices, valid = call(inputs)
-        return {"indices": indices, "valid": valid}
-
-    return Provider(name, {CALL: call}, answer, kernels=kernels)
+def _our_answer(inputs: AnchorInputs) -> Answer:
+    indices, valid = our_anchors(inputs, inputs.generator.manual_seed(SEED))
+    return {"indices": indices, "valid": valid}
 
 
 def anchor_rows() -> Iterator[AnchorRow]:

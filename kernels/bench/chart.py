@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vidapt.kernels.bench.results import RowResult
+from vidapt.kernels.bench.report import RowResult
 from vidapt.kernels.bench.rows import OURS
 
 OURS_COLOUR = "#1b6ca8"
@@ -59,7 +59,7 @@ def _draw_group(panel: Any, rows: Sequence[RowResult]) -> None:
     panel.margins(x=0.12, y=0.01)
     panel.invert_yaxis()
     panel.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=7)
-    panel.tick_params(axis="x", labelsize=7)
+    panel.tick_params(axis="x", which="both", labelsize=7)
     panel.grid(axis="x", alpha=0.3)
     panel.set_title(f"{rows[0].group}: {rows[0].modes[-1]}", fontsize=9, loc="left")
     panel.set_xlabel(f"times faster than {rows[0].baseline}", fontsize=8)
@@ -68,7 +68,7 @@ def _draw_group(panel: Any, rows: Sequence[RowResult]) -> None:
 
 
 def _narrow(rows: Sequence[RowResult]) -> bool:
-    """Tell whether all bars lie within a factor of ten, where powers of ten alone would leave the axis without labels."""
+    """Tell whether all bars lie within a factor of ten, where powers of ten alone would leave the axis bare."""
     ratios = [1.0, *(ratio for row in rows for _, ratio in _bars(row))]
     return max(ratios) / min(ratios) < 10
 

@@ -33,7 +33,7 @@ FALLBACKS = ("cuda", "hip", "interpreter")
 # A chip to compile fallback tiles for that another chip has its own tiles instead of.
 STAND_INS = {"gfx90a": "gfx942"}
 # Here every variant of a kernel is compiled, elsewhere only the one of each tile that needs most registers.
-THOROUGH = ("sm_80", "sm_90", "sm_100", "gfx942")
+THOROUGH = ("sm_90",)
 
 
 @dataclass(frozen=True)
@@ -100,21 +100,17 @@ def is_spare(operation: str, target: str) -> bool:
 def check_operation(operation: str, target: str) -> Report:
     """Compile one operation for one chip: with the tiles of its architecture, then with those of each GPU by name."""
     budgets = load_budgets()
-    table = tiles.tile_table(operation)
     report = Report()
-    for device_name in (None, *(name for name in table if budgets["gpus"].get(name) == target)):
-        with fake_driver(target, device_name):
-            shipped = shipped_tiles(operation)
-        classes = {problem for *_, problem in shipped}
-        problems = PROBLEMS[operation](classes, target in THOROUGH)
-        part = check_problems(target, problems, budgets, device_name)
-        part.violations += [
-            Violation(
-                kernel, target, f"tile {problem} of {place}", "launched by no problem", "at least one launch"
-            )
-            for _, place, kernel, problem in sorted(shipped - part.lookups)
+    for name in (None, *(place for place in tiles.tile_table(operation) if budgets["gpus"].get(place) == target)):
+        with fake_driver(target, name):
+            shipped = {tile for tile in shipped_tiles(operation) if name in (None, tile[1])}
+        thorough = name is None and target in THOROUGH
+        problems = PROBLEMS[operation]({problem for *_, problem in shipped}, thorough)
+        report.extend(check_problems(target, problems, budgets, name))
+        report.violations += [
+            Violation(kernel, target, f"tile {problem} of {place}", "launched by no problem", "at least one launch")
+            for _, place, kernel, problem in sorted(shipped - report.lookups)
         ]
-        report.extend(part)
     compiled = {row.kernel for row in report.rows}
     report.violations += [
         Violation(kernel, target, operation, "never compiled", "at least one tile on every chip")

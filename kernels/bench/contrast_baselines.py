@@ -22,23 +22,19 @@ def eager_loss(inputs: ContrastInputs, rounding: torch.dtype | None = None) -> T
     With `rounding` the normalised features are rounded to that dtype, as a number format with fewer bits does, and
     everything else stays as it is.
     """
-    total, count = _rows(*_normalised(inputs, rounding), *_targets(inputs), inputs.different_label, inputs.temperature)
+    query, key, positive = _normalised(inputs, rounding)
+    total, count = _rows(query, key, positive, inputs, slice(None))
     return total / count.clamp(min=1)
 
 
 def chunked_loss(inputs: ContrastInputs) -> Tensor:
     """Return the same loss `CHUNK_ROWS` queries at a time, each chunk computed again in the backward pass."""
     query, key, positive = _normalised(inputs, None)
-    places, query_label, key_label, own, gate = _targets(inputs)
     total, count = query.new_zeros(()), query.new_zeros(())
     for start in range(0, query.shape[1], CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
-        parts = (None if part is None else part[:, rows] for part in (positive, places, query_label, own, gate))
-        some_positive, some_places, some_label, some_own, some_gate = parts
-        chunk_total, chunk_count = checkpoint(
-            _rows, query[:, rows], key, some_positive, some_places, some_label, key_label, some_own, some_gate,
-            inputs.different_label, inputs.temperature, use_reentrant=False,
-        )  # fmt: skip
+        some = None if positive is None else positive[:, rows]
+        chunk_total, chunk_count = checkpoint(_rows, query[:, rows], key, some, inputs, rows, use_reentrant=False)
         total, count = total + chunk_total, count + chunk_count
     return total / count.clamp(min=1)
 
@@ -65,43 +61,29 @@ def _rounded(features: Tensor, dtype: torch.dtype | None) -> Tensor:
     return features + (features.to(dtype).to(features.dtype) - features).detach()
 
 
-def _targets(inputs: ContrastInputs) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return places of positives, both labels, the place of each query among the keys, and the gate."""
-    positive = inputs.positive
-    if positive is None:
-        own = torch.arange(inputs.query.shape[1], device=inputs.query.device).expand(inputs.query_label.shape)
-        return None, inputs.query_label, inputs.key_label, own, None
-    places = None if positive.is_floating_point() else positive
-    return places, inputs.query_label, inputs.key_label, None, inputs.gate
-
-
 def _rows(
-    query: Tensor,
-    key: Tensor,
-    positive: Tensor | None,
-    places: Tensor | None,
-    query_label: Tensor,
-    key_label: Tensor,
-    own: Tensor | None,
-    gate: Tensor | None,
-    different_label: bool,
-    temperature: float,
+    query: Tensor, key: Tensor, positive: Tensor | None, inputs: ContrastInputs, rows: slice
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum of the losses of the counted queries, and how many they are."""
-    if own is not None:
-        return _supervised_rows(query, key, query_label, key_label, own, temperature)
-    if positive is None and places is not None:
-        positive = key.gather(1, places[..., None].expand(-1, -1, key.shape[-1]))
-    score = query @ key.mT / temperature
+    """Return the sum of the losses of the counted queries of a chunk, and how many they are.
+
+    query and positive hold the chunk's rows only, key and inputs everything.
+    """
+    label, places = inputs.query_label[:, rows], inputs.positive
+    if places is None:
+        own = torch.arange(inputs.query.shape[1], device=query.device)[rows].expand(label.shape)
+        return _supervised_rows(query, key, label, inputs.key_label, own, inputs.temperature)
+    score = query @ key.mT / inputs.temperature
     negative = torch.ones_like(score, dtype=torch.bool)
-    if different_label:
-        negative = query_label[..., None] != key_label[:, None]
-    if places is not None:
-        negative = negative.scatter(2, places[..., None], False)
-    pulled = (query * positive).sum(-1) / temperature
+    if inputs.different_label:
+        negative = label[..., None] != inputs.key_label[:, None]
+    if positive is None:
+        places = places[:, rows, None]
+        positive = key.gather(1, places.expand(-1, -1, key.shape[-1]))
+        negative = negative.scatter(2, places, False)
+    pulled = (query * positive).sum(-1) / inputs.temperature
     rest = (score.exp() * negative).sum(-1)
     losses = torch.log(pulled.exp() + rest) - pulled
-    counted = torch.ones_like(losses, dtype=torch.bool) if gate is None else gate
+    counted = torch.ones_like(losses, dtype=torch.bool) if inputs.gate is None else inputs.gate[:, rows]
     return (losses * counted).sum(), counted.sum()
 
 

@@ -73,7 +73,7 @@ def differentiated(loss: Callable[[ContrastInputs], Tensor], inputs: ContrastInp
     """Return the loss and the gradients that it sends to the leaves."""
     inputs.clear()
     value = loss(inputs)
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     gradients = {f"gradient of {name}": leaf.grad for name, leaf in inputs.leaves().items() if leaf.grad is not None}
     inputs.clear()
     return {"loss": value.detach(), **gradients}

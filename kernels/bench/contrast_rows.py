@@ -180,7 +180,7 @@ def _provider(
     name: str, loss: Callable[[ContrastInputs], Tensor], precision: str, kernels: str = "reference"
 ) -> Provider:
     def both(inputs: ContrastInputs) -> None:
-        loss(inputs).backward()  # type: ignore[no-untyped-call]
+        loss(inputs).backward()
 
     return Provider(name, {FORWARD: loss, BOTH: both}, partial(differentiated, loss), precision, kernels)
 

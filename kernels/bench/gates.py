@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Of the operands of the similarity. "tf32" is how PyTorch multiplies float32 on a GPU in the baselines.
-FROBENIUS = {"exact": 1e-5, "fp16": 1e-3, "bf16": 5e-3, "tf32": 1e-3}
+# By the format of the operands of the similarity. "tf32" is how the baselines multiply float32 on a GPU; they only have
+# to compute the same thing.
+FROBENIUS = {"exact": 1e-5, "fp16": 1e-3, "bf16": 5e-3, "tf32": 1e-2}
 # The small constant, as a share of the limit above.
 ABOVE_PLAIN = 1 / 3
 

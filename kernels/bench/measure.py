@@ -20,6 +20,7 @@ Ready = Callable[[int], AbstractContextManager[Call]]
 # More than the second-level cache of any GPU; written before every call, as triton.testing.do_bench does.
 FLUSH_BYTES = 2**28
 WARM_UP_REPLAYS = 3
+ASSUMED_PAGES = 2**20  # where the system does not say how much memory is free
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,15 @@ def timing(seconds: Sequence[float]) -> Timing:
     return Timing(median(seconds), fifths[0], fifths[3], len(seconds))
 
 
-def replayed(call: Call, effort: Effort) -> Timing:
-    """Time a call as a CUDA graph, without the host's share; it must neither wait nor change shapes."""
+def replayed(call: Call, clear: Call, effort: Effort) -> Timing:
+    """Time a call as a CUDA graph, without the host's share; `clear` drops gradients so that none is added up."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_REPLAYS):
+            clear()
             call()
+        clear()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -181,7 +184,8 @@ def host_synchronisations(call: Call) -> int:
 def free_bytes(device: torch.device) -> int:
     """Return how much memory is free, on a GPU together with what PyTorch holds without using it."""
     if device.type != "cuda":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else ASSUMED_PAGES
+        return pages * os.sysconf("SC_PAGE_SIZE")
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
 

@@ -5,24 +5,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Clip = tuple[Tensor, ...]  # image, semantic, ids, weight
+
 
 @dataclass
 class PasteInputs:
     """A clip, its donor and what is taken of it, as `paste_instances` wants them.
 
-    clip and donor are (image, semantic, ids, weight), image (1,T,C,H,W), the others (1,T,H,W); `taken` is how many
-    donor pixels are selected.
+    The image of a clip is (1,T,C,H,W), the rest (1,T,H,W); `taken` is how many of the donor's pixels are selected.
     """
 
-    clip: tuple[Tensor, Tensor, Tensor, Tensor]
-    donor: tuple[Tensor, Tensor, Tensor, Tensor]
+    clip: Clip
+    donor: Clip
     selected: Tensor
     selected_class: Tensor | None
     id_offset: Tensor
     taken: int
-
-
-Clip = tuple[Tensor, ...]
 
 
 def where_paste(inputs: PasteInputs) -> Clip:

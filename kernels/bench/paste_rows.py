@@ -1,4 +1,4 @@
-"""The rows that measure instance pasting (K1) and instance statistics (K1b), on label maps of streets."""
+"""The rows that measure instance pasting (K1), on label maps of streets."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,33 +8,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidapt.kernels.bench.floors import Work, instance_stats_bytes, paste_copy, paste_inplace
-from vidapt.kernels.bench.gates import Answer, Gate, exact_gate, worst
+from vidapt.kernels.bench.floors import Work, paste_copy, paste_inplace
+from vidapt.kernels.bench.gates import Answer, Gate, exact_gate
 from vidapt.kernels.bench.paste_baselines import (
+    Clip,
     PasteInputs,
     loop_paste,
     loop_paste_inplace,
-    loop_stats,
     taken_by_map,
     where_paste,
     where_paste_inplace,
 )
 from vidapt.kernels.bench.rows import OURS, Provider, Row, Streets, halvings
-from vidapt.kernels.paste import instance_stats, paste_instances
+from vidapt.kernels.bench.stats_rows import MOST_IDS, SIZES, size_name
+from vidapt.kernels.paste import paste_instances
 
-MOST_IDS = 60
 CLASSES = 19
 STUFF = 11  # the first train ids of Cityscapes
 CHANNELS = 3
 NEW, INPLACE = "new tensors", "in place"
-CALL = "call"
 PARTS = ("image", "semantic", "ids", "weight")
 
-SIZES = ((512, 512, 1), (512, 512, 4), (640, 640, 8), (1024, 1024, 8), (1024, 2048, 16))  # height, width, frames
 KINDS = (("fp32", 5), ("fp32", 20), ("fp32", 60), ("bf16", 20), ("uint8", 20))  # of the image; percent taken
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "uint8": torch.uint8}
-# Centroids are float32; everything else is exact.
-CENTROID_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,9 @@ class PasteRow(Row):
             _paste_provider("eager where", where_paste, where_paste_inplace),
         ]
         if compiled is not None:
-            functions = [
-                torch.compile(call, dynamic=False, mode=compiled) for call in (where_paste, where_paste_inplace)
-            ]
-            made.append(replace(_paste_provider("compiled where", *functions), compiles=True))
+            new = torch.compile(where_paste, dynamic=False, mode=compiled)
+            inplace = torch.compile(where_paste_inplace, dynamic=False, mode=compiled)
+            made.append(replace(_paste_provider("compiled where", new, inplace), compiles=True))
         made.append(_paste_provider("DACS loop", loop_paste, loop_paste_inplace))
         if gpu:
             made.append(_paste_provider("reference", our_paste, our_paste_inplace))
@@ -109,74 +104,12 @@ class PasteRow(Row):
         """Return the bytes of the new clip."""
         return 0 if mode == INPLACE else sum(part.numel() * part.element_size() for part in inputs.clip)
 
-    def _clip(
-        self, streets: Streets, world: int, device: torch.device, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _clip(self, streets: Streets, world: int, device: torch.device, generator: torch.Generator) -> Clip:
         street = streets(world, self.frames, self.height, self.width)
         shape = 1, self.frames, CHANNELS, self.height, self.width
         image = (255 * torch.rand(shape, generator=generator, device=device)).to(DTYPES[self.dtype])
         semantic, ids = (labels[None].to(device) for labels in street)
         return image, semantic, ids, torch.rand(ids.shape, generator=generator, device=device)
-
-
-@dataclass(frozen=True)
-class StatsRow(Row):
-    """Id maps of T frames HxW with up to 60 ids each."""
-
-    modes: ClassVar[tuple[str, ...]] = (CALL,)
-    baseline: ClassVar[str] = "loop"
-    group: ClassVar[str] = "Instance statistics"
-
-    height: int
-    width: int
-    frames: int
-
-    def shape(self) -> dict[str, int | float | str]:
-        """Return frames T, height H, width W and the number of ids."""
-        return {"T": self.frames, "H": self.height, "W": self.width, "ids": MOST_IDS}
-
-    def scaled(self, limit: int) -> "StatsRow":
-        """Divide H and W by one power of two until T·H·W is at most `limit`."""
-        factor = halvings(self.frames * self.height * self.width, limit, by=2)
-        return replace(self, height=self.height // factor, width=self.width // factor)
-
-    def small(self, device: torch.device) -> None:
-        """The row itself is judged."""
-
-    def inputs(self, device: torch.device, seed: int, streets: Streets) -> Tensor:
-        """Return the ids (1,T,H,W) of a street."""
-        return streets(seed, self.frames, self.height, self.width).ids[None].to(device)
-
-    def providers(self, device: torch.device, compiled: str | None) -> list[Provider]:
-        """Return ours, the loop over frames and instances, and on a GPU our reference."""
-        gpu = device.type == "cuda"
-        made = [_stats_provider(OURS, instance_stats, "triton" if gpu else "reference")]
-        made.append(_stats_provider("loop", loop_stats))
-        if gpu:
-            made.append(_stats_provider("reference", instance_stats))
-        return made
-
-    def judge(self, problem: str, inputs: Tensor) -> Callable[[Provider], Gate]:
-        """Compare areas and boxes with those of the loop, element by element, and centroids to float32."""
-        truth = _named_stats(loop_stats, inputs)
-        exact = {name: truth[name] for name in ("area", "box")}
-
-        def judged(provider: Provider) -> Gate:
-            answer = provider.judged_answer(inputs)
-            distance = float(
-                (answer["centroid"] - truth["centroid"]).abs().max() / truth["centroid"].max().clamp(min=1)
-            )
-            return worst([exact_gate(problem, answer, exact), Gate(problem, "centroid", distance, CENTROID_ERROR)])
-
-        return judged
-
-    def work(self, mode: str, inputs: Tensor) -> tuple[Work, ...]:
-        """Return the bytes of the ids and of the results."""
-        return (instance_stats_bytes(inputs.numel(), inputs.shape[1] * (MOST_IDS + 1)),)
-
-    def kept_bytes(self, mode: str, inputs: Tensor) -> int:
-        """Return the bytes of area, box and centroid."""
-        return 28 * inputs.shape[1] * (MOST_IDS + 1)
 
 
 def choose(semantic: Tensor, ids: Tensor, share: float) -> tuple[Tensor, Tensor | None]:
@@ -206,7 +139,7 @@ def _fill(sizes: list[int], wanted: float) -> tuple[list[bool], int]:
     return chosen, covered
 
 
-def our_paste(inputs: PasteInputs, inplace: bool = False) -> tuple[Tensor, ...]:
+def our_paste(inputs: PasteInputs, inplace: bool = False) -> Clip:
     """Paste as the training step does."""
     image, semantic, ids, weight = inputs.clip
     donor_image, donor_semantic, donor_ids, donor_weight = inputs.donor
@@ -233,7 +166,7 @@ def our_paste_inplace(inputs: PasteInputs) -> None:
 
 
 def both_modes(
-    new: Callable[[PasteInputs], tuple[Tensor, ...]], inplace: Callable[[PasteInputs], None], inputs: PasteInputs
+    new: Callable[[PasteInputs], Clip], inplace: Callable[[PasteInputs], None], inputs: PasteInputs
 ) -> Answer:
     """Return what both modes make of copies of the inputs, by name."""
     copy = replace(inputs, clip=tuple(part.clone() for part in inputs.clip))
@@ -244,26 +177,11 @@ def both_modes(
 
 def _paste_provider(
     name: str,
-    new: Callable[[PasteInputs], tuple[Tensor, ...]],
+    new: Callable[[PasteInputs], Clip],
     inplace: Callable[[PasteInputs], None],
     kernels: str = "reference",
 ) -> Provider:
     return Provider(name, {NEW: new, INPLACE: inplace}, partial(both_modes, new, inplace), kernels=kernels)
-
-
-def _stats_provider(
-    name: str, stats: Callable[[Tensor, int], tuple[Tensor, ...]], kernels: str = "reference"
-) -> Provider:
-    return Provider(name, {CALL: lambda ids: stats(ids, MOST_IDS)}, partial(_named_stats, stats), kernels=kernels)
-
-
-def _named_stats(stats: Callable[[Tensor, int], tuple[Tensor, ...]], ids: Tensor) -> dict[str, Tensor]:
-    return dict(zip(("area", "box", "centroid"), stats(ids, MOST_IDS), strict=True))
-
-
-def size_name(height: int, width: int, frames: int) -> str:
-    """Return a size as ids have it: "512t4" is four frames of 512², "1024x2048t16" sixteen of 1024 x 2048."""
-    return f"{height}t{frames}" if height == width else f"{height}x{width}t{frames}"
 
 
 def paste_rows() -> Iterator[PasteRow]:
@@ -272,9 +190,3 @@ def paste_rows() -> Iterator[PasteRow]:
         for dtype, percent in KINDS:
             name = f"K1.{size_name(height, width, frames)}.{dtype}.{percent}"
             yield PasteRow(name, f"{percent} % of a donor clip", height, width, frames, dtype, percent)
-
-
-def stats_rows() -> Iterator[StatsRow]:
-    """Yield each size of the id maps."""
-    for height, width, frames in SIZES:
-        yield StatsRow(f"K1b.{size_name(height, width, frames)}", "areas, boxes, centroids", height, width, frames)

@@ -14,6 +14,7 @@ from vidapt.kernels.bench.floors import Work
 from vidapt.kernels.bench.gates import Answer, Gate
 
 OURS = "vidapt"
+CALL = "call"  # the mode of operations that have one
 
 
 class Street(NamedTuple):

@@ -1,6 +1,6 @@
 """Run rows of the suite: judge first, then time what is right."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from vidapt.kernels.bench.measure import (
     replayed,
 )
 from vidapt.kernels.bench.peak_memory import extra_bytes_on_cpu
-from vidapt.kernels.bench.results import Cost, ProviderResult, RowResult
+from vidapt.kernels.bench.report import Cost, ProviderResult, RowResult
 from vidapt.kernels.bench.rows import Provider, Row, Streets
 
 MIB = 2**20
@@ -64,11 +64,11 @@ def settings_for(device: torch.device, streets: Streets, quick: bool) -> Setting
         mode = "default" if quick else "max-autotune-no-cudagraphs"
         return Settings(device, streets, Effort(0.1 if quick else 0.3, 5, 300), mode, memory=True)
     if quick:
-        return Settings(device, streets, Effort(0.05, 3, 25), None, memory=False)
+        return Settings(device, streets, Effort(0.03, 3, 15), None, memory=False)
     return Settings(device, streets, Effort(1.0, 5, 50), "default", memory=True)
 
 
-def run(rows: Iterable[Row], settings: Settings) -> Iterator[RowResult]:
+def run(rows: Iterable[Row], settings: Settings) -> Generator[RowResult]:
     """Yield the result of each row as soon as it is known."""
     for row in rows:
         yield run_row(row, settings)
@@ -78,10 +78,18 @@ def run(rows: Iterable[Row], settings: Settings) -> Iterator[RowResult]:
 
 def run_row(row: Row, settings: Settings) -> RowResult:
     """Judge and, if ours are right, time one row."""
-    torch.compiler.reset()  # the limit of recompilations counts over all rows
-    scaled = "@cpu" if settings.device.type == "cpu" else ""
-    head = dict(id=row.id, label=row.id + scaled, family=row.family, group=row.group, about=row.about)
-    result = RowResult(**head, shape=row.shape(), baseline=row.baseline, modes=list(row.modes))
+    if settings.compiled is not None:
+        torch.compiler.reset()  # the limit of recompilations counts over all rows
+    result = RowResult(
+        id=row.id,
+        label=row.id + ("@cpu" if settings.device.type == "cpu" else ""),
+        family=row.family,
+        group=row.group,
+        about=row.about,
+        shape=row.shape(),
+        baseline=row.baseline,
+        modes=list(row.modes),
+    )
     providers = row.providers(settings.device, settings.compiled)
     found = {provider.name: ProviderResult(provider.name, provider.ours) for provider in providers}
     result.providers = list(found.values())
@@ -132,7 +140,7 @@ def _attempt(call: Callable[[], Any], outcome: ProviderResult) -> Any:
     except torch.OutOfMemoryError:
         outcome.status, outcome.note = "skipped", "does not fit into the memory of this GPU"
     except Exception as error:  # kernels and compilers raise anything
-        outcome.status, outcome.note = "error", _first_line(error)
+        outcome.status, outcome.note = "error", first_line(error)
     return None
 
 
@@ -141,7 +149,7 @@ def _time_all(
 ) -> None:
     """Time every mode of the providers in turns, then measure what else a call costs."""
     for mode in row.modes:
-        calls = {provider.name: _ready(row, provider, mode, sets) for provider in providers}
+        calls = {provider.name: ready_call(row, provider, mode, sets) for provider in providers}
         repetitions = {}
         for name, ready in calls.items():
             seconds = _attempt(partial(_estimate, ready, settings.device), found[name])
@@ -156,7 +164,7 @@ def _time_all(
             try:
                 _measure_rest(row, provider, mode, cost, sets, settings)
             except Exception as error:  # profilers and CUDA graphs raise anything; the times stand
-                outcome.note = f"not all measured in mode {mode}: {_first_line(error)}"
+                outcome.note = f"not all measured in mode {mode}: {first_line(error)}"
 
 
 def _estimate(ready: Ready, device: torch.device) -> float:
@@ -164,7 +172,7 @@ def _estimate(ready: Ready, device: torch.device) -> float:
         return estimate(call, device)
 
 
-def _ready(row: Row, provider: Provider, mode: str, sets: list[Any]) -> Ready:
+def ready_call(row: Row, provider: Provider, mode: str, sets: Sequence[Any]) -> Ready:
     """Return what makes a call ready: gradients dropped, under the provider's conditions."""
 
     @contextmanager
@@ -195,7 +203,7 @@ def _measure_rest(row: Row, provider: Provider, mode: str, cost: Cost, sets: lis
             extra = extra_bytes_on_cpu(row, provider.name, mode)
             cost.extra_mib = None if extra is None else extra / MIB
         return
-    ready = _ready(row, provider, mode, sets)
+    ready = ready_call(row, provider, mode, sets)
     with ready(0) as call:
         cost.extra_mib = extra_bytes(call, row.kept_bytes(mode, sets[0])) / MIB
     with ready(0) as call:
@@ -204,9 +212,10 @@ def _measure_rest(row: Row, provider: Provider, mode: str, cost: Cost, sets: lis
         cost.launches = launches(call)
     if provider.ours and (row.id in GRAPH_ROWS or cost.median_ms < 1e3 * GRAPH_BELOW):
         with ready(0) as call:
-            cost.graph_ms = 1e3 * replayed(call, settings.effort).median
+            cost.graph_ms = 1e3 * replayed(call, partial(row.clear, sets[0]), settings.effort).median
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return an error as one line: its type and how its message begins."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -2,14 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 
-from vidapt.kernels.bench.anchor_rows import anchor_rows
+from vidapt.kernels.bench.anchor_rows import AnchorRow, anchor_rows
 from vidapt.kernels.bench.contrast_rows import ContrastRow, contrast_rows
-from vidapt.kernels.bench.paste_rows import PasteRow, StatsRow, paste_rows, stats_rows
+from vidapt.kernels.bench.paste_rows import PasteRow, paste_rows
 from vidapt.kernels.bench.rows import Row
+from vidapt.kernels.bench.stats_rows import StatsRow, stats_rows
 
-# What a row may cost on the CPU: logits of a contrast (P·N·M), pixels of clips and of id maps.
-CPU_LIMITS: dict[type[Row], int] = {ContrastRow: 2**22, PasteRow: 2**22, StatsRow: 2**20}
-QUICK_CPU_LIMITS: dict[type[Row], int] = {ContrastRow: 2**20, PasteRow: 2**18, StatsRow: 2**17}
+# What a row may cost on the CPU: logits of a contrast (P·N·M), pixels of the others; by size and quick size.
+CPU_LIMITS: dict[type[Row], tuple[int, int]] = {
+    ContrastRow: (2**22, 2**20),
+    AnchorRow: (2**16, 2**15),
+    PasteRow: (2**22, 2**18),
+    StatsRow: (2**20, 2**17),
+}
 
 
 def all_rows() -> list[Row]:
@@ -19,8 +24,7 @@ def all_rows() -> list[Row]:
 
 def scaled_rows(rows: Iterable[Row], quick: bool) -> list[Row]:
     """Return rows scaled down for the CPU; a row that is small enough stays as it is."""
-    limits = QUICK_CPU_LIMITS if quick else CPU_LIMITS
-    return [row.scaled(limits[type(row)]) if type(row) in limits else row for row in rows]
+    return [row.scaled(CPU_LIMITS[type(row)][quick]) for row in rows]
 
 
 def select(rows: Sequence[Row], only: Iterable[str]) -> list[Row]:

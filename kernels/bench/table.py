@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from textwrap import wrap
 
-from vidapt.kernels.bench.results import Cost, ProviderResult, RowResult
+from vidapt.kernels.bench.report import Cost, ProviderResult, RowResult
 
 NOTHING = "-"
 NAME_WIDTH = 28

@@ -17,6 +17,8 @@ LOG2_E = 1.4426950408889634
 OPERAND_DTYPES = {"exact": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # The dots need at least 16 features.
 MIN_DEPTH = 16
+# Classes of operand rows by their bits; the last of each holds everything longer, whose tiles walk in chunks of WIDTH.
+DEPTH_CLASSES = {16: (64, 128, 256, 512), 32: (64, 128)}
 # Elements of a tile of whole feature rows.
 ROW_TILE = 4096
 MAX_CHUNKS = 128
@@ -86,9 +88,9 @@ def depth_of(features: int) -> int:
 
 def dot_tile(name: str, features: Tensor) -> Tile:
     """Return the tile of a kernel with dots for operand rows like `features`, WIDTH no wider than the rows."""
-    depth = features.shape[-1]
-    group = next((limit for limit in (64, 128, 256) if depth <= limit), 512)
-    settings = tile("contrast", name, f"{8 * features.element_size()}bit_d{group}")
+    depth, bits = features.shape[-1], 8 * features.element_size()
+    group = next((limit for limit in DEPTH_CLASSES[bits] if depth <= limit), DEPTH_CLASSES[bits][-1])
+    settings = tile("contrast", name, f"{bits}bit_d{group}")
     return settings | {"WIDTH": min(depth, settings["WIDTH"])}
 
 

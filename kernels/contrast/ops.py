@@ -104,8 +104,8 @@ def paired_contrast(
 
 
 def comparable(query_label: Tensor, key_label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return contiguous labels of one integer type."""
-    if query_label.dtype != key_label.dtype:
+    """Return contiguous labels of one integer type, in which a negative ignore label stays what it is."""
+    if query_label.dtype != key_label.dtype or query_label.dtype == torch.uint32:
         query_label, key_label = query_label.long(), key_label.long()
     return query_label.contiguous(), key_label.contiguous()
 

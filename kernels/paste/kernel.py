@@ -171,7 +171,7 @@ def instance_sums_kernel(
     inside = (row < height) & (column < width)
     shown = tl.load(first + row * stride_row + column * stride_column, mask=inside, other=0)
     none = count + 1
-    shown = tl.where((shown > 0) & (shown <= count), shown, none)
+    shown = tl.where(shown > 0, shown, none)
     slot = tl.arange(0, 4)
 
     current = tl.min(shown)

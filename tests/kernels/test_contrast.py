@@ -10,22 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.kernels.plain_contrast import IGNORE
+from tests.kernels.plain_contrast import supervised_problem as problem
 from vidapt.kernels.contrast import blocks, supervised_contrast
 
-IGNORE = 255
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "is_nonzero")
-
-
-def problem(
-    queries: int, keys: int, features: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return query, key, query_label, key_label: three labels and some ignored rows."""
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(queries, features, generator=generator, dtype=torch.float64).to(dtype)
-    key = torch.randn(keys, features, generator=generator, dtype=torch.float64).to(dtype)
-    choices = torch.tensor([0, 1, 7, IGNORE])
-    query_label = choices[torch.randint(0, 4, (queries,), generator=generator)]
-    return query, key, query_label, choices[torch.randint(0, 4, (keys,), generator=generator)]
 
 
 def losses_by_loops(

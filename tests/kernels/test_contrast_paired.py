@@ -9,36 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.kernels.plain_contrast import IGNORE
+from tests.kernels.plain_contrast import paired_problem as problem
 from vidapt.kernels.contrast import blocks, paired_contrast
-
-IGNORE = 255
-
-
-def problem(
-    pairs: int, queries: int, keys: int, features: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> dict[str, Tensor]:
-    """Return the tensors of a problem with three labels, ignored rows, gated queries and queries without positive."""
-    generator = torch.Generator().manual_seed(seed)
-    choices = torch.tensor([0, 1, 7, IGNORE])
-
-    def rows(count: int) -> Tensor:
-        return torch.randn(pairs, count, features, generator=generator, dtype=torch.float64).to(dtype)
-
-    def labels(count: int) -> Tensor:
-        return choices[torch.randint(0, 4, (pairs, count), generator=generator)]
-
-    return {
-        "query": rows(queries),
-        "key": rows(keys),
-        "index": torch.randint(-1, max(keys, 1), (pairs, queries), generator=generator)
-        if keys
-        else -torch.ones(pairs, queries).long(),
-        "rows": rows(queries),
-        "query_label": labels(queries),
-        "key_label": labels(keys),
-        "gate": torch.rand(pairs, queries, generator=generator) < 0.8,
-        "weight": torch.rand(pairs, queries, generator=generator, dtype=torch.float64),
-    }
 
 
 def loss_by_loops(

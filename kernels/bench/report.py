@@ -5,9 +5,10 @@ are missing. The environment names device, versions, commit, command and time. A
 
 - `id`, `label` (the id, with "@cpu" on the CPU), `family`, `group`, `about`, `shape` (sizes by name),
 - `baseline` (the provider that ratios are taken over) and `modes` (what is timed; ratios go by the last),
-- `status`: "ok", or "failed" where one of our providers gave a wrong result or raised; then nothing is timed,
+- `status`: "ok", or "failed" where our operation (the first provider) gave a wrong result or raised; then nothing of
+  the row is timed,
 - `providers`: each with `name`, `ours`, `status` ("ok", "failed" = wrong, "error" = raised, "skipped" = does not fit),
-  `note`, `gates` (`problem`, `quantity`, `error`, `allowed`, `passed`) and `modes`: by mode
+  `note`, `gates` (`problem`, `quantity`, `error`, null if not finite, `allowed`, `passed`) and `modes`: by mode
   - `median_ms`, `p20_ms`, `p80_ms`, `repetitions`: of one call; `graph_ms`: median in a CUDA graph,
   - `tflops`, `gbps`: useful work over the median; `floor_ms`, `floor_share`: the least time, and it over the median,
   - `extra_mib`: peak memory beyond inputs, outputs and gradients; `launches`, `host_syncs`: of one call.
@@ -20,6 +21,7 @@ import subprocess
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,13 +79,13 @@ class RowResult:
 
     @property
     def status(self) -> Literal["ok", "failed"]:
-        """Whether our providers are right."""
-        return "failed" if any(provider.ours and provider.status != "ok" for provider in self.providers) else "ok"
+        """Whether our own operation, the first provider, is right."""
+        return "failed" if self.providers and self.providers[0].status != "ok" else "ok"
 
     @property
     def red(self) -> list[ProviderResult]:
         """The providers that gave a wrong result, and ours that raised."""
-        return [provider for provider in self.providers if provider.status == "failed" or _broken(provider)]
+        return [found for found in self.providers if found.status == "failed" or (found.ours and found.status != "ok")]
 
     def speedup(self, provider: ProviderResult) -> float | None:
         """Return how many times faster than the baseline a provider is in the last mode; None without both times."""
@@ -98,7 +100,7 @@ class RowResult:
         """Return the row as plain data."""
         found = asdict(self) | {"status": self.status}
         for provider, given in zip(found["providers"], self.providers, strict=True):
-            provider["gates"] = [asdict(gate) | {"passed": gate.passed} for gate in given.gates]
+            provider["gates"] = [_gate_data(gate) for gate in given.gates]
         return found
 
 
@@ -149,5 +151,6 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
 
 
-def _broken(provider: ProviderResult) -> bool:
-    return provider.ours and provider.status == "error"
+def _gate_data(gate: Gate) -> dict[str, Any]:
+    error = gate.error if isfinite(gate.error) else None  # JSON has no NaN
+    return asdict(gate) | {"error": error, "passed": gate.passed}
