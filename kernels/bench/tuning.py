@@ -197,5 +197,26 @@ def _sums_candidates(problem: str) -> list[Tile]:
     return [{"BLOCK_H": high, "BLOCK_W": wide, "num_warps": warps, "num_stages": 1} for high, wide, warps in sizes]
 
 
-CANDIDATES: dict[str, Callable[[str], list[Tile]]] = {"paste": _paste_candidates, "instance_sums": _sums_candidates}
+def _dot_candidates(problem: str) -> list[Tile]:
+    bits, _, depth = problem.partition("_d")
+    if bits == "32bit":
+        sizes, widths, stages = (
+            ((64, 64, 8), (64, 32, 8), (64, 32, 4), (32, 32, 4)),
+            {min(int(depth), 64), 32},
+            (1, 2, 3),
+        )
+    else:
+        sizes = ((128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 8), (64, 64, 8), (64, 64, 4))
+        widths, stages = {min(int(depth), 256), min(int(depth), 128)}, (2, 3, 4)
+    return [
+        {"BLOCK_M": rows, "BLOCK_N": columns, "WIDTH": width, "num_warps": warps, "num_stages": stage}
+        for (rows, columns, warps), width, stage in product(sizes, sorted(widths), stages)
+    ]
+
+
+CANDIDATES: dict[str, Callable[[str], list[Tile]]] = {
+    "paste": _paste_candidates,
+    "instance_sums": _sums_candidates,
+    **dict.fromkeys(("sum_rows", "sum_positives", "sum_gradients", "sum_gradients_symmetric"), _dot_candidates),
+}
 """Kernels with a list of candidates of their own, by problem class; the others try the neighbours of what ships."""

@@ -1,0 +1,1 @@
+"""Microbenchmarks of the kernels, and their compilation without a GPU."""
