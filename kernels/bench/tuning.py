@@ -206,7 +206,7 @@ def _dot_candidates(problem: str) -> list[Tile]:
             (1, 2, 3),
         )
     else:
-        sizes = ((128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 8), (64, 64, 8), (64, 64, 4))
+        sizes = [(128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 8), (64, 64, 8), (64, 64, 4)]
         widths, stages = {min(int(depth), 256), min(int(depth), 128)}, (2, 3, 4)
     return [
         {"BLOCK_M": rows, "BLOCK_N": columns, "WIDTH": width, "num_warps": warps, "num_stages": stage}

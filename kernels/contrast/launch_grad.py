@@ -21,7 +21,10 @@ Strided = tuple[Tensor | None, int, int, int]
 
 def strided(features: Tensor | None) -> Strided:
     """Return a tensor (P,N,D) and its strides as kernel arguments."""
-    return (None, 0, 0, 0) if features is None else (features, *features.stride())
+    if features is None:
+        return None, 0, 0, 0
+    stride_p, stride_n, stride_d = features.stride()
+    return features, stride_p, stride_n, stride_d
 
 
 def scaled_scalars(grad: Tensor, query: Side, scalars: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:

@@ -132,7 +132,7 @@ def test_empty_and_single_pixel_maps(shape: tuple[int, ...], count: int) -> None
 
 def test_sums_beyond_32_bits() -> None:
     large = {"BLOCK_H": 1, "BLOCK_W": 2**14, "num_warps": 1, "num_stages": 1}
-    ids = noise(7, (1, 1, 2, 200_001), 8)
+    ids = noise(7, (1, 1, 2, 200_001), 7)
     ids[..., 2**17 :] = 9
     with mock.patch.object(tiles, "tile", lambda _, kernel, __: large if kernel == "instance_sums" else {"BLOCK": 4}):
         stats = assert_equals_the_reference(ids, 9)

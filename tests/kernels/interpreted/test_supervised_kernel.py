@@ -34,6 +34,30 @@ def sort(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     return request.param
 
 
+def run(
+    query: Tensor,
+    key: Tensor | None,
+    query_label: Tensor,
+    key_label: Tensor,
+    *,
+    upstream: Tensor | None = None,
+    precision: str = "exact",
+    **options: Any,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return losses and gradients of the kernel and in float64; without `key` the queries are the keys."""
+
+    def loss(q: Tensor, k: Tensor | None = None) -> Tensor:
+        keys = q if k is None else k
+        return supervised_contrast(q, keys, query_label, key_label, precision=precision, reduction="none", **options)
+
+    leaves = [query] if key is None else [query, key]
+    upstream = upstream_of(query) if upstream is None else upstream
+    actual = losses_and_gradients(loss, leaves, upstream)
+    assert actual[0].dtype == torch.float32
+    assert [one.dtype for one in actual[1:]] == [leaf.dtype for leaf in leaves]
+    return actual, losses_and_gradients(loss, leaves, upstream, torch.float64)
+
+
 def check(
     query: Tensor,
     key: Tensor | None,
@@ -45,26 +69,22 @@ def check(
     upstream: Tensor | None = None,
     **options: Any,
 ) -> list[Tensor]:
-    """Return the kernel's losses and gradients, held to the rule; without `key` the queries are the keys."""
-    leaves = [query] if key is None else [query, key]
-    if upstream is None:
-        upstream = torch.randn(len(query), generator=torch.Generator().manual_seed(1))
+    """Return what the kernel gives, held to the rule."""
     labels = query_label, key_label
+    actual, exact = run(query, key, *labels, precision=precision, upstream=upstream, **options)
 
-    def public(q: Tensor, k: Tensor | None = None) -> Tensor:
-        chosen = None if q.dtype == torch.float64 else precision
-        return supervised_contrast(q, q if k is None else k, *labels, precision=chosen, reduction="none", **options)
-
-    def plain(q: Tensor, k: Tensor | None = None) -> Tensor:
+    def loss(q: Tensor, k: Tensor | None = None) -> Tensor:
         return plain_supervised(q, q if k is None else k, *labels, operands=OPERANDS[precision], **options)
 
-    actual = losses_and_gradients(public, leaves, upstream)
-    exact = losses_and_gradients(public, leaves, upstream, torch.float64)
-    matrices = losses_and_gradients(plain, leaves, upstream, torch.float32)
-    assert actual[0].dtype == torch.float32
-    assert [one.dtype for one in actual[1:]] == [leaf.dtype for leaf in leaves]
-    assert_as_accurate(actual, exact, matrices, accuracy or precision)
+    leaves = [query] if key is None else [query, key]
+    upstream = upstream_of(query) if upstream is None else upstream
+    plain = losses_and_gradients(loss, leaves, upstream, torch.float32)
+    assert_as_accurate(actual, exact, plain, accuracy or precision)
     return actual
+
+
+def upstream_of(query: Tensor) -> Tensor:
+    return torch.randn(len(query), generator=torch.Generator().manual_seed(1))
 
 
 def arrangement(
@@ -169,11 +189,7 @@ def test_any_labels(
     typed = [label.to(dtype) for label, dtype in zip(wide, (query_type, key_type), strict=True)]
     options: dict[str, Any] = {"ignore_label": ignore_label, "temperature": 0.5}
     upstream = torch.ones(18)
-
-    def public(q: Tensor, k: Tensor) -> Tensor:
-        return supervised_contrast(q, k, *typed, reduction="none", **options)
-
-    actual = losses_and_gradients(public, [query, key], upstream)
+    actual, _ = run(query, key, *typed, upstream=upstream, **options)
     exact = losses_and_gradients(
         lambda q, k: plain_supervised(q, k, *wide, **options), [query, key], upstream, torch.float64
     )
@@ -286,13 +302,7 @@ def test_logits_up_to_ten_thousand(sort: bool, form: str, kind: str) -> None:
     (query, key, *labels), options = arrangement(kind, form=form, temperature=0.05)
     scale = 1e4 * 0.05 / (query @ (query if key is None else key).T).abs().max()
     query, key = (query * scale.sqrt(), None) if key is None else (query * scale, key)
-    leaves = [query] if key is None else [query, key]
-
-    def public(q: Tensor, k: Tensor | None = None) -> Tensor:
-        return supervised_contrast(q, q if k is None else k, *labels, reduction="none", **options)
-
-    actual = losses_and_gradients(public, leaves, torch.ones(len(query)))
-    exact = losses_and_gradients(public, leaves, torch.ones(len(query)), torch.float64)
+    actual, exact = run(query, key, *labels, upstream=torch.ones(len(query)), **options)
     assert exact[0].max() > 4000
     for one, truth in zip(actual, exact, strict=True):
         assert one.isfinite().all()
@@ -318,13 +328,7 @@ def test_upstream_gradients_that_are_not_finite_spread(sort: bool, kind: str, va
     upstream = torch.ones(len(query))
     upstream[3] = value
     assert labels[0][3] != IGNORE
-    leaves = [query] if key is None else [query, key]
-
-    def public(q: Tensor, k: Tensor | None = None) -> Tensor:
-        return supervised_contrast(q, q if k is None else k, *labels, reduction="none", **options)
-
-    losses, *gradients = losses_and_gradients(public, leaves, upstream)
-    _, *exact = losses_and_gradients(public, leaves, upstream, torch.float64)
+    (losses, *gradients), (_, *exact) = run(query, key, *labels, upstream=upstream, **options)
     assert losses.isfinite().all()
     for one, truth in zip(gradients, exact, strict=True):
         assert not truth.isfinite().all()
@@ -342,13 +346,8 @@ def test_features_that_are_not_numbers_are_not_hidden(sort: bool, form: str) -> 
         rows[2, 1] = math.nan
         assert query_label[2] != IGNORE
         assert key_label[2] != IGNORE
-        losses, *gradients = losses_and_gradients(
-            lambda q, k: supervised_contrast(
-                q, k, query_label, key_label, temperature=0.2, form=form, normalize=sort, reduction="none"
-            ),
-            [query, key],
-            torch.ones(19),
-        )
+        options: dict[str, Any] = {"temperature": 0.2, "form": form, "normalize": sort}
+        (losses, *gradients), _ = run(query, key, query_label, key_label, **options)
         rows[2] = before
         assert losses[spoilt][query_label[spoilt] != IGNORE].isnan().all()
         assert gradients[0][2].isnan().all()
