@@ -80,12 +80,12 @@ def _launch_paste(base: Clips, donor: Clips, result: Clips, selection: Selection
     if not base.ids.numel():
         return
     offset = highest_id(base.ids) if selection.id_offset is None else selection.id_offset.contiguous()
-    tile = tiles.tile("paste", "paste", f"{8 * base.image.element_size()}bit")
-    if width % ALIGNED_PIXELS or width < tile["BLOCK_W"]:
-        # The plane as one long row keeps wide accesses where its size allows them, and fills the tiles.
-        height, width = 1, height * width
-        tile |= {"BLOCK_H": 1, "BLOCK_W": tile["BLOCK_H"] * tile["BLOCK_W"]}
     with tiles.on_device(base.image):
+        tile = tiles.tile("paste", "paste", f"{8 * base.image.element_size()}bit")
+        if width % ALIGNED_PIXELS or width < tile["BLOCK_W"]:
+            # The plane as one long row keeps wide accesses where its size allows them, and fills the tiles.
+            height, width = 1, height * width
+            tile |= {"BLOCK_H": 1, "BLOCK_W": tile["BLOCK_H"] * tile["BLOCK_W"]}
         paste_kernel[(_programs(batch * frames, height, width, tile),)](
             *_with_strides(base.image, donor.image, result.image),
             *_with_strides(base.semantic, donor.semantic, result.semantic),
@@ -158,9 +158,9 @@ def instance_stats(ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     # 64 bytes for each frame and id; the kernel sees the first half as int64, the second as int32.
     sums = torch.zeros((rows, 8), dtype=torch.int64, device=ids.device)
     bounds = sums.view(torch.int32)
-    tile, last = tiles.tile("paste", "instance_sums", "any"), tiles.tile("paste", "instance_stats", "any")
-    programs = _programs(batch * frames, height, width, tile)
     with tiles.on_device(ids):
+        tile, last = (tiles.tile("paste", kernel, "any") for kernel in ("instance_sums", "instance_stats"))
+        programs = _programs(batch * frames, height, width, tile)
         if programs:
             instance_sums_kernel[(programs,)](ids, sums, bounds, *ids.stride(), frames, height, width, count, **tile)
         grid = (triton.cdiv(rows, last["BLOCK"]),)
