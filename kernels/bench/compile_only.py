@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -131,10 +131,11 @@ def check_problems(
             lookups.clear()
             recording.launched.clear()
             recording.only = problem.kernels
+            known = set(recording.compiled)
             try:
                 problem.launch()
             except Exception as error:
-                report.violations.append(_failure(problem.name, target, error, recording))
+                report.violations.append(_failure(problem.name, target, error, known, recording))
                 report.lookups |= lookups
             report.lookups |= {lookup for lookup in lookups if _is_launched(lookup, recording.launched)}
             for compiled in recording.launched:
@@ -147,7 +148,7 @@ def check_problems(
 def shipped_tiles(operation: str) -> set[Lookup]:
     """Return the tiles of an operation that the current device uses, those of more specific targets first."""
     table = tiles.tile_table(operation)
-    shipped = {}
+    shipped: dict[tuple[str, str], Lookup] = {}
     for place in reversed(tiles.targets()):
         for kernel, rows in table.get(place, {}).items():
             shipped |= {(kernel, problem): (operation, place, kernel, problem) for problem in rows}
@@ -193,8 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.table:
         print_table(report.rows)
     if options.json:
-        parts = {"kernels": report.rows, "violations": report.violations}
-        options.json.write_text(json.dumps({name: [asdict(part) for part in parts[name]] for name in parts}, indent=1))
+        found = {
+            "kernels": [asdict(row) for row in report.rows],
+            "violations": [asdict(violation) for violation in report.violations],
+        }
+        options.json.write_text(json.dumps(found, indent=1))
     for violation in report.violations:
         print(violation)
     seconds = perf_counter() - started
@@ -227,10 +231,16 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(name if value is True else f"{name}={value}" for name, value in shown.items())
 
 
-def _failure(problem: str, target: str, error: BaseException, recording: Recording) -> Violation:
+def _failure(
+    problem: str, target: str, error: BaseException, known: Collection[str], recording: Recording
+) -> Violation:
     """Return the violation of a problem whose launch raised, naming the kernel that was compiled but not launched."""
-    compiled = list(recording.compiled.values())
-    culprit = compiled[-1] if compiled and compiled[-1] not in recording.launched else None
+    waiting = [
+        compiled
+        for key, compiled in recording.compiled.items()
+        if key not in known and compiled not in recording.launched
+    ]
+    culprit = waiting[-1] if waiting else None
     tile = problem if culprit is None else f"{problem} {settings_text(culprit.settings)}"
     while error.__cause__ is not None:
         error = error.__cause__

@@ -220,6 +220,14 @@ def test_a_problem_that_raises_does_not_hide_the_next() -> None:
     ]
 
 
+def test_a_failure_is_not_blamed_on_the_kernel_of_another_problem() -> None:
+    def fail() -> None:
+        raise KeyError("lists no tile")
+
+    report = check_problems("sm_90", [copying(), Problem("broken", fail)], budgets_of("copy"))
+    assert [(violation.kernel, violation.tile) for violation in report.violations] == [("launch", "broken")]
+
+
 def test_a_kernel_that_does_not_compile() -> None:
     empty = Problem("nothing", lambda: copy[(1,)](None, None, None, 4, masked=False, block=64))
     (violation,) = found("sm_90", empty, budgets_of("copy"))

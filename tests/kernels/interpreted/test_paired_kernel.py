@@ -185,10 +185,10 @@ def test_the_positive_counts_whatever_its_label(negatives: str, shared: bool) ->
 
 
 def test_a_positive_alone_is_no_loss(negatives: str) -> None:
-    data = problem(2, 18, 1, dtype=torch.float32)
-    data |= {"index": torch.zeros(2, 18).long(), "query_label": torch.ones(2, 18).long()}
+    data = problem(1, 18, 1, dtype=torch.float32)
+    data |= {"index": torch.zeros(1, 18).long(), "query_label": torch.ones(1, 18).long()}
     for label in (1, IGNORE):
-        data["key_label"] = torch.full((2, 1), label)
+        data["key_label"] = torch.full((1, 1), label)
         assert not any(one.any() for one in check(data, "index", negatives=negatives, temperature=0.5))
 
 
@@ -300,7 +300,7 @@ def test_keys_without_gradient(negatives: str) -> None:
 
 
 def test_reductions_and_weights(negatives: str) -> None:
-    data = problem(2, 18, 20, dtype=torch.float32)
+    data = problem(2, 9, 11, dtype=torch.float32)
     options: dict[str, Any] = {"negatives": negatives, "temperature": 0.5}
     extra = {name: data[name] for name in (*LABELS, "gate", "weight")} | options
     leaf = data["query"].clone().requires_grad_()
@@ -323,7 +323,7 @@ def test_views_of_any_stride_between_numbers_that_must_not_be_read(negatives: st
     for name in ("index", "gate", *LABELS):
         views[name] = torch.stack([data[name], data[name]], 2)[..., 1]
     assert not any(view.is_contiguous() for view in views.values())
-    for positive in POSITIVES:
+    for positive in POSITIVES if negatives == "all" else ("rows",):
         options: dict[str, Any] = {"negatives": negatives, "normalize": positive == "rows", "temperature": 0.5}
         plain = check(data, positive, **options)
         strided = check(data | views, positive, **options)
@@ -354,7 +354,7 @@ def test_pairs_and_positives_more_than_an_int32_apart(negatives: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(near, away, strict=True))
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(0, 18), st.integers(1, 18), st.integers(0, 18)),
     seed=st.integers(0, 99),

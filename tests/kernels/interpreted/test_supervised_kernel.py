@@ -384,7 +384,7 @@ def test_rows_and_features_more_than_an_int32_apart(sort: bool) -> None:
     assert all(torch.equal(one, other) for one, other in zip(near, far, strict=True))
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 18)),
     seed=st.integers(0, 99),
