@@ -1,7 +1,8 @@
 """The one place that decides whether an operation runs its PyTorch reference or its Triton kernel.
 
 The environment variable `VIDAPT_KERNELS` chooses: `reference` or `triton`. When it is unset, an operation runs its
-kernel on CUDA tensors if it ships one and triton imports, and its reference everywhere else. Triton is imported only
+kernel on CUDA tensors if it ships one, triton imports and the GPU is of compute capability 8.0 or later (or AMD's), and
+its reference everywhere else. Triton is imported only
 when a kernel is about to run.
 """
 
@@ -9,11 +10,13 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
 CHOICES = ("reference", "triton")
+MIN_CAPABILITY = (8, 0)
 
 
 def _paste_instances() -> Callable[..., Any]:
@@ -63,13 +66,13 @@ def implementation(operation: str, reference: Implementation, tensor: Tensor) ->
     Raises:
         ValueError: `VIDAPT_KERNELS` has another value than `reference` or `triton`.
         RuntimeError: `VIDAPT_KERNELS=triton` where the operation ships no kernel, where triton does not import, or on
-            CPU tensors outside Triton's interpreter (`TRITON_INTERPRET=1`).
+            CPU tensors outside Triton's interpreter (`TRITON_INTERPRET=1`), or on a device that no kernel is for.
     """
     choice = requested()
     if choice == "triton":
-        require_triton(operation, tensor.device.type)
+        require_triton(operation, tensor)
         return cast(Implementation, kernel(operation))
-    if choice is None and operation in SHIPPED_KERNELS and tensor.is_cuda and triton_imports():
+    if choice is None and operation in SHIPPED_KERNELS and tensor.is_cuda and triton_imports() and suits(tensor):
         return cast(Implementation, kernel(operation))
     return reference
 
@@ -82,19 +85,34 @@ def requested() -> str | None:
     return choice or None
 
 
-def require_triton(operation: str, device_type: str) -> None:
-    """Raise RuntimeError where `operation` cannot run as a Triton kernel on `device_type`."""
+def require_triton(operation: str, tensor: Tensor) -> None:
+    """Raise RuntimeError where `operation` cannot run as a Triton kernel on tensors like `tensor`."""
     if operation not in SHIPPED_KERNELS:
         raise RuntimeError(
             f"VIDAPT_KERNELS=triton, but {operation} ships no Triton kernel yet; set it to reference or unset it"
         )
     if not triton_imports():
         raise RuntimeError("VIDAPT_KERNELS=triton, but triton does not import; install triton or unset VIDAPT_KERNELS")
-    if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    device = tensor.device.type
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
             f"VIDAPT_KERNELS=triton, but {operation} got CPU tensors; move them to a GPU, set TRITON_INTERPRET=1 "
             "(interpreter, slow) or unset VIDAPT_KERNELS"
         )
+    if device not in ("cpu", "cuda"):
+        raise RuntimeError(
+            f"VIDAPT_KERNELS=triton, but {operation} got {device} tensors; the kernels run on cuda; unset it"
+        )
+    if device == "cuda" and not suits(tensor):
+        raise RuntimeError(
+            f"VIDAPT_KERNELS=triton, but this GPU is older than compute capability {MIN_CAPABILITY[0]}.0, which the "
+            "kernels need; unset VIDAPT_KERNELS"
+        )
+
+
+def suits(tensor: Tensor) -> bool:
+    """Tell whether the GPU of a CUDA tensor is one that the kernels are compiled for."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(tensor.device) >= MIN_CAPABILITY
 
 
 def triton_imports() -> bool:

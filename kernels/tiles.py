@@ -51,7 +51,12 @@ def targets() -> tuple[str, ...]:
     """Return the names under which tiles for the current device are listed, the most specific first."""
     if interpreted():
         return ("interpreter",)
-    target = driver.active.get_current_target()
+    return _targets(driver.active.get_current_device(), driver.active)
+
+
+@cache
+def _targets(device: int, active: Any) -> tuple[str, ...]:
+    target = active.get_current_target()
     if target.backend == "hip":
         return (*_device_name(), str(target.arch).split(":")[0], "hip")
     return (*_device_name(), f"sm_{target.arch}", "cuda")
@@ -80,9 +85,4 @@ def _multiprocessors(device: int, active: Any) -> int:
 
 
 def _device_name() -> tuple[str, ...]:
-    return (_cuda_name(torch.cuda.current_device()),) if torch.cuda.is_available() else ()
-
-
-@cache
-def _cuda_name(device: int) -> str:
-    return torch.cuda.get_device_name(device)
+    return (torch.cuda.get_device_name(),) if torch.cuda.is_available() else ()

@@ -30,7 +30,7 @@ from vidapt.kernels.bench.fake_driver import CHIPS, Compiled, Recording, fake_dr
 Lookup = tuple[str, ...]  # of a tile: operation, target, kernel and problem class
 
 FALLBACKS = ("cuda", "hip", "interpreter")
-# A chip to compile fallback tiles for that another chip has its own tiles instead of.
+# Chips that stand for all others with a maker's fallback tiles; what the second runs too is compiled for that only.
 STAND_INS = {"gfx90a": "gfx942"}
 # Here every variant of a kernel is compiled, elsewhere only the one of each tile that needs most registers.
 THOROUGH = ("sm_90",)
@@ -76,10 +76,9 @@ def gate(targets: Iterable[str] | None = None, operations: Iterable[str] | None 
     for kind, given, known in (("target", chosen, CHIPS), ("operation", operations, PROBLEMS)):
         if unknown := set(given) - set(known):
             raise ValueError(f"unknown {kind} {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    pairs = [pair for pair in product(operations, chosen) if targets or not is_spare(*pair)]
     report = Report()
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for part in pool.map(check_operation, *zip(*pairs, strict=True)):
+        for part in pool.map(check_operation, *zip(*product(operations, chosen), strict=True)):
             report.extend(part)
     for operation in operations:
         report.violations += misplaced_tiles(operation)
@@ -87,26 +86,17 @@ def gate(targets: Iterable[str] | None = None, operations: Iterable[str] | None 
     return report
 
 
-def is_spare(operation: str, target: str) -> bool:
-    """Tell whether a chip that only stands for other GPUs of its maker has no tiles of its own in an operation."""
-    if target not in STAND_INS:
-        return False
-    with fake_driver(target):
-        shipped = shipped_tiles(operation)
-    with fake_driver(STAND_INS[target]):
-        return shipped == shipped_tiles(operation)
-
-
 def check_operation(operation: str, target: str) -> Report:
     """Compile one operation for one chip: with the tiles of its architecture, then with those of each GPU by name."""
     budgets = load_budgets()
-    report = Report()
+    report = Report(lookups=tiles_compiled_elsewhere(operation, target))
     for name in (None, *(place for place in tiles.tile_table(operation) if budgets["gpus"].get(place) == target)):
         with fake_driver(target, name):
-            shipped = {tile for tile in shipped_tiles(operation) if name in (None, tile[1])}
-        thorough = name is None and target in THOROUGH
-        problems = PROBLEMS[operation]({problem for *_, problem in shipped}, thorough)
-        report.extend(check_problems(target, problems, budgets, name))
+            shipped = {tile for tile in shipped_tiles(operation) if name in (None, tile[1])} - report.lookups
+        if shipped:
+            thorough = name is None and target in THOROUGH
+            problems = PROBLEMS[operation]({problem for *_, problem in shipped}, thorough)
+            report.extend(check_problems(target, problems, budgets, name))
         report.violations += [
             Violation(kernel, target, f"tile {problem} of {place}", "launched by no problem", "at least one launch")
             for _, place, kernel, problem in sorted(shipped - report.lookups)
@@ -115,9 +105,21 @@ def check_operation(operation: str, target: str) -> Report:
     report.violations += [
         Violation(kernel, target, operation, "never compiled", "at least one tile on every chip")
         for kernel, limits in budgets["kernels"].items()
-        if limits["operation"] == operation and kernel not in compiled
+        if limits["operation"] == operation and kernel not in compiled and target not in STAND_INS
     ]
     return report
+
+
+def tiles_compiled_elsewhere(operation: str, target: str) -> set[Lookup]:
+    """Return the tiles of a stand-in with the same settings as those of the chip that it stands beside."""
+    if target not in STAND_INS:
+        return set()
+    settings = []
+    for chip in (target, STAND_INS[target]):
+        with fake_driver(chip):
+            settings.append({tile[2:]: (tile, tile_settings(tile)) for tile in shipped_tiles(operation)})
+    own, other = settings
+    return {tile for key, (tile, values) in own.items() if key in other and other[key][1] == values}
 
 
 def check_problems(
@@ -153,6 +155,12 @@ def shipped_tiles(operation: str) -> set[Lookup]:
         for kernel, rows in table.get(place, {}).items():
             shipped |= {(kernel, problem): (operation, place, kernel, problem) for problem in rows}
     return set(shipped.values())
+
+
+def tile_settings(tile: Lookup) -> tiles.Tile:
+    """Return the settings of a tile."""
+    operation, place, kernel, problem = tile
+    return tiles.tile_table(operation)[place][kernel][problem]
 
 
 @contextmanager
@@ -251,8 +259,7 @@ def _failure(
 
 def _is_launched(lookup: Lookup, launched: Sequence[Compiled]) -> bool:
     """Tell whether a kernel was launched with exactly the settings of a tile."""
-    operation, place, kernel, problem = lookup
-    settings = tiles.tile_table(operation)[place][kernel][problem]
+    settings = tile_settings(lookup)
     return any(settings.items() <= compiled.settings.items() for compiled in launched)
 
 

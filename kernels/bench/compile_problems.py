@@ -96,6 +96,8 @@ def contrast_problems(classes: Classes, thorough: bool) -> Iterator[Problem]:
         yield Problem("symmetric split fp16 d128", partial(_symmetric, 128, "fp16", rows=4096, temperature=0.1))
         yield Problem("bank fp16 d128", partial(_bank, 128, "fp16"))
         yield Problem("paired fp16 d128", partial(_paired, 128, "fp16"))
+        yield Problem("symmetric exact d256", partial(_symmetric, 256, "exact"), kernels={"sum_gradients"})
+        yield Problem("supcon exact d512", partial(_supcon, 512, "exact"), kernels={"sum_rows", "sum_gradients"})
         yield Problem("bank exact d24", partial(_bank, 24, "exact"))
         yield Problem("patches exact d24", partial(_patches, 24, "exact"))
 

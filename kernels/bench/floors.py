@@ -2,8 +2,8 @@
 
 A unit is the 2·P·N·M·D operations of one product of queries with keys. A contrast counts 1 unit forward; backward, with
 the similarities computed again, 2 where one set of gradients is wanted (detached keys, or keys that are the queries,
-where symmetry gives both sides from one tile) and 4 where queries and keys each get theirs from a kernel of their own.
-Each time the similarities are computed costs P·N·M exponentials.
+where symmetry gives both sides from one tile) and 3 where queries and keys each get theirs. Our kernels compute the
+similarities once for each side and do 4 then; the floor does not excuse that. Each direction has P·N·M exponentials.
 """
 
 from collections.abc import Iterable
@@ -55,9 +55,9 @@ def contrast_forward(pairs: int, queries: int, keys: int, features: int) -> Work
 
 
 def contrast_backward(pairs: int, queries: int, keys: int, features: int, both_sides: bool) -> Work:
-    """Return the work of the gradients of one side, or of queries and keys each in a pass of its own."""
-    logits = float(pairs * queries * keys) * (2 if both_sides else 1)
-    return Work(operations=2 * 2 * features * logits, exponentials=logits)
+    """Return the work of the gradients of one side, or of queries and keys from one computation of the similarities."""
+    logits = float(pairs * queries * keys)
+    return Work(operations=(3 if both_sides else 2) * 2 * features * logits, exponentials=logits)
 
 
 def paste_inplace(pixels: int, taken: int, image_bytes: int, weight_bytes: int, by_class: bool) -> Work:

@@ -3,23 +3,14 @@
 One kernel serves three roles. Rows as queries: G_ij from the scalars of row i. Rows as keys: G_ji from the scalars of
 column j. Both, where queries and keys are one set: the sum of the two, from one tile of similarities, so that a single
 pass yields the whole gradient without atomics. The tile of G is scaled by 2^14, and by the largest upstream gradient
-where it holds upstream gradients, so that half-precision operands keep all its digits.
+where it holds upstream gradients, so that what matters in the sums survives half precision.
 """
 
 import triton
 import triton.language as tl
 
-from vidapt.kernels.contrast.kernel import (
-    DEAD,
-    LN2,
-    inverse_norm,
-    load_raw,
-    load_rows,
-    masked_range,
-    similarity,
-    split_range,
-    valid_columns,
-)
+from vidapt.kernels.contrast.kernel import LN2, masked_range, split_range, valid_columns
+from vidapt.kernels.contrast.kernel_operand import DEAD, inverse_norm, load_raw, load_rows, similarity
 from vidapt.kernels.contrast.kernel_sort import BUCKETS
 
 GRAD_SCALE = tl.constexpr(16384.0)
@@ -304,7 +295,7 @@ def sum_gradients(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def join_gradients(
     partial_ptr,
     raw_ptr,

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vidapt.kernels.contrast import kernel, kernel_sort
+from vidapt.kernels.contrast import kernel, kernel_operand, kernel_sort
 from vidapt.kernels.contrast.operands import logit_bound
 from vidapt.kernels.tiles import LAUNCH, Tile, interpreted, multiprocessors, targets, tile
 
@@ -124,7 +124,7 @@ def sort_rows(labels: Tensor, ignore_label: int) -> tuple[Tensor, Tensor, Tensor
     chunks = triton.cdiv(rows, chunk)
     counts = labels.new_empty((pairs, chunks, 128), dtype=torch.int32)
     start = labels.new_empty((pairs, 129), dtype=torch.int32)
-    order, place = labels.new_empty((2, pairs, rows), dtype=torch.int32).unbind(0)
+    order, place = (labels.new_empty((pairs, rows), dtype=torch.int32) for _ in range(2))
     ordered = torch.empty((pairs, rows), dtype=labels.dtype, device=labels.device)
     strides = labels.stride()
     kernel_sort.count_buckets[(chunks, pairs)](
@@ -146,7 +146,7 @@ def prepare_operand(features: Tensor, order: Tensor, settings: Settings) -> Tens
         return features
     operand = torch.empty((pairs, rows, depth), dtype=dtype, device=features.device)
     block = row_block(depth)
-    kernel.prepare_operand[(triton.cdiv(rows, block), pairs)](
+    kernel_operand.prepare_operand[(triton.cdiv(rows, block), pairs)](
         features, *features.stride(), order, operand, rows, length,
         NORMALIZE=settings.normalize, SORTED=settings.sort, DEPTH=depth, BLOCK=block, **LAUNCH,
     )  # fmt: skip
@@ -168,7 +168,7 @@ def prepare_skip(
     pairs, rows = query.features.shape[:2]
     skip = torch.empty((pairs, rows), dtype=torch.int32, device=query.features.device)
     block = ROW_BLOCK // (8 if interpreted() else 1)
-    kernel.prepare_skip[(triton.cdiv(rows, block), pairs)](
+    kernel_operand.prepare_skip[(triton.cdiv(rows, block), pairs)](
         query.labels, positive, gate, query.order, key_place, skip, rows, keys, settings.ignore_label,
         LABELS=query.labels is not None, GATE=gate is not None, SKIP=settings.skip, SORTED=settings.sort,
         BLOCK=block, **LAUNCH,
@@ -219,7 +219,9 @@ def positive_sums(query: Side, key: Side, skip: Tensor, partial: Tensor, setting
     pairs, rows, depth = query.features.shape
     chosen = dot_tile("sum_positives", query.features)
     programs = pairs * triton.cdiv(rows, chosen["BLOCK_M"])
-    splits = split_count(programs, key.rows, chosen["BLOCK_N"], 0)
+    # Sorted, a row tile visits the keys of its own labels only, in most classes less than a quarter of them.
+    visited = triton.cdiv(key.rows, 4) if settings.sort else key.rows
+    splits = split_count(programs, visited, chosen["BLOCK_N"], 0)
     sums = torch.empty((3, splits, pairs, rows), dtype=torch.float32, device=partial.device)
     kernel.sum_positives[(triton.cdiv(rows, chosen["BLOCK_M"]), splits, pairs)](
         query.features, key.features, query.labels, key.labels, key.start, skip, partial, sums, rows, key.rows,

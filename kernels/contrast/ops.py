@@ -4,7 +4,7 @@ One forward and one backward operator serve the supervised and the paired contra
 differentiable once, and hold no Python state, so that they can be compiled and captured in CUDA graphs.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ from vidapt.kernels.contrast.launch import (
 from vidapt.kernels.contrast.operands import compute_dtype
 from vidapt.kernels.tiles import on_device
 
-# Below this many logits sorting by label costs more than it saves.
+# Below this many logits of a pair sorting by label costs more than it saves.
 SORT_FROM = 2**23
+# The second and third axis of a CUDA grid end here.
+MOST_PAIRS = 65535
 
 OPTIONS = "float temperature, str form, str skip, int ignore_label, bool normalize, str precision, bool sort"
 SIDES = "Tensor query, Tensor? key, Tensor? positive, Tensor? query_label, Tensor? key_label"
@@ -33,6 +35,46 @@ SAVED = (
     " Tensor key_operand, Tensor key_sorted, Tensor key_order, Tensor key_start"
 )
 NEEDED = "bool query_grad, bool key_grad, bool positive_grad"
+
+
+class Saved(NamedTuple):
+    """What the forward operator leaves for the backward one; tensors are empty where a side needs none."""
+
+    scalars: Tensor
+    skip: Tensor
+    query_operand: Tensor
+    query_sorted: Tensor
+    query_order: Tensor
+    query_start: Tensor
+    key_operand: Tensor
+    key_sorted: Tensor
+    key_order: Tensor
+    key_start: Tensor
+
+    @property
+    def query(self) -> tuple[Tensor, ...]:
+        """Operand, sorted labels, order and start of the queries."""
+        return self[2:6]
+
+    @property
+    def key(self) -> tuple[Tensor, ...]:
+        """The same of the keys."""
+        return self[6:10]
+
+
+class Needed(NamedTuple):
+    """Which gradients are wanted."""
+
+    query: bool
+    key: bool
+    positive: bool
+
+
+def saved_and_options(others: tuple[Any, ...]) -> tuple[Saved, Settings, Needed]:
+    """Return the arguments of the backward operator behind the tensors of the caller."""
+    saved, options = len(Saved._fields), len(Settings._fields)
+    return Saved(*others[:saved]), Settings(*others[saved : saved + options]), Needed(*others[saved + options :])
+
 
 LIBRARY = Library("vidapt", "FRAGMENT")
 LIBRARY.define(f"contrast_forward({SIDES}, Tensor? gate, {OPTIONS}) -> ({', '.join(['Tensor'] * 12)})")
@@ -86,7 +128,8 @@ def paired_contrast(
     """Return the loss of each query and whether it counts, (P,N); the arguments are those of the reference."""
     features = positive.is_floating_point()
     tensors = (query, key, positive) if features else (query, key)
-    if compute_dtype(*tensors) == torch.float64 or query.numel() == 0 or key.numel() == 0:
+    beyond = query.shape[0] > MOST_PAIRS or query.numel() == 0 or key.numel() == 0
+    if beyond or compute_dtype(*tensors) == torch.float64:
         return reference_paired.paired_contrast(
             query, key, positive, temperature=temperature, query_label=query_label, key_label=key_label, gate=gate,
             ignore_label=ignore_label, normalize=normalize, precision=precision,
@@ -118,7 +161,8 @@ def operand_precision(precision: str | None, normalize: bool, query: Tensor, key
         return "exact"
     if query.dtype == key.dtype and query.dtype != torch.float32:
         return "fp16" if query.dtype == torch.float16 else "bf16"
-    return "fp16" if normalize and query.dtype == key.dtype else "exact"
+    # Also for unit rows of different dtypes, such as a projection under autocast against a float32 bank.
+    return "fp16" if normalize else "exact"
 
 
 def contrast_forward(
@@ -169,23 +213,23 @@ def contrast_backward(
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and positive features; empty tensors where they are not needed."""
-    scalars, skip = others[:2]
-    settings, needed = Settings(*others[10:17]), others[17:]
+    saved, settings, needed = saved_and_options(others)
+    scalars, skip = saved.scalars, saved.skip
     grads = [query.new_empty(0) for _ in range(3)]
     with on_device(query):
-        query_side = restored_side(query, query_label, others[2:6], settings)
+        query_side = restored_side(query, query_label, saved.query, settings)
         if key is None:
             grads[0] = launch_grad.symmetric_gradient(grad, query, query_side, skip, scalars, settings)
             return grads[0], grads[1], grads[2]
-        key_side = restored_side(key, key_label, others[6:10], settings)
+        key_side = restored_side(key, key_label, saved.key, settings)
         raw_positive = None if settings.skip == "index" else positive
-        if needed[0]:
+        if needed.query:
             grads[0] = launch_grad.query_gradient(
                 grad, query, raw_positive, query_side, key_side, skip, scalars, settings
             )
-        if needed[1]:
+        if needed.key:
             grads[1] = launch_grad.key_gradient(grad, key, query_side, key_side, skip, scalars, settings)
-        if needed[2] and raw_positive is not None:
+        if needed.positive and raw_positive is not None:
             grads[2] = launch_grad.positive_gradient(grad, query, raw_positive, query_side, scalars, settings)
     return grads[0], grads[1], grads[2]
 
@@ -235,13 +279,13 @@ def fake_backward(
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return empty tensors of the shapes, dtypes and device of `contrast_backward`."""
-    settings, needed = Settings(*others[10:17]), others[17:]
+    _, settings, needed = saved_and_options(others)
 
     def like(raw: Tensor | None, wanted: bool) -> Tensor:
         return query.new_empty(0) if raw is None or not wanted else raw.new_empty(raw.shape)
 
-    positive_grad = needed[2] and settings.skip != "index"
-    return like(query, needed[0]), like(key, needed[1]), like(positive, positive_grad)
+    positive_grad = needed.positive and settings.skip != "index"
+    return like(query, needed.query), like(key, needed.key), like(positive, positive_grad)
 
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -256,7 +300,7 @@ def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...
     nothing = [None] * 13
     if grad is None:
         return tuple(nothing)
-    needed = [bool(flag) for flag in ctx.needs_input_grad[:3]]
+    needed = ctx.needs_input_grad[:3]
     grads = torch.ops.vidapt.contrast_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.options, *needed)
     return (*(each if wanted else None for each, wanted in zip(grads, needed, strict=True)), *nothing[3:])
 

@@ -30,6 +30,7 @@ def paste_kernel(
     CHANNELS: tl.constexpr,
     CLASS_WORDS: tl.constexpr,
     INPLACE: tl.constexpr,
+    WEIGHTED: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
@@ -79,7 +80,7 @@ def paste_kernel(
     overwrite(semantic, semantic_strides, corner, 0, pixel, taken, masks)
     for channel in tl.static_range(CHANNELS):
         overwrite(image, image_strides, corner, channel, pixel, taken, masks)
-    if weight is not None:
+    if WEIGHTED:
         overwrite(weight, weight_strides, corner, 0, pixel, taken, masks)
 
 

@@ -100,6 +100,7 @@ def _launch_paste(base: Clips, donor: Clips, result: Clips, selection: Selection
             CHANNELS=channels,
             CLASS_WORDS=_class_words(selection.classes),
             INPLACE=inplace,
+            WEIGHTED=result.weight is not None,
             **tile,
         )
 

@@ -43,6 +43,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     vars(module)["double"] = lambda: "triton"
     monkeypatch.setattr(dispatch, "SHIPPED_KERNELS", {"double": lambda: module.double})
     monkeypatch.setattr(dispatch, "triton_imports", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     return module
 
 
@@ -76,6 +77,22 @@ def test_triton_on_cpu_needs_the_interpreter(shipped: ModuleType, monkeypatch: p
         dispatch.implementation("double", reference, CPU)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert dispatch.implementation("double", reference, CPU) is shipped.double
+
+
+def test_an_older_gpu_takes_the_reference(shipped: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert dispatch.implementation("double", reference, OnDevice("cuda")) is reference
+    monkeypatch.setenv("VIDAPT_KERNELS", "triton")
+    with pytest.raises(RuntimeError, match=r"older than compute capability 8\.0"):
+        dispatch.implementation("double", reference, OnDevice("cuda"))
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert dispatch.implementation("double", reference, OnDevice("cuda")) is shipped.double
+
+
+def test_triton_on_another_device_raises(shipped: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDAPT_KERNELS", "triton")
+    with pytest.raises(RuntimeError, match="got mps tensors; the kernels run on cuda"):
+        dispatch.implementation("double", reference, OnDevice("mps"))
 
 
 def test_triton_without_triton_raises(shipped: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

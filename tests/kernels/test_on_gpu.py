@@ -102,6 +102,48 @@ def test_paired(size: tuple[int, int], as_features: bool, negatives: str, precis
     assert_right(loss, (query, key, positive) if as_features else (query, key), precision)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_half_features_are_their_own_operands(dtype: torch.dtype, normalize: bool) -> None:
+    """Not normalised and at D=128 they are read as they are; strided ones are copied."""
+    features, label = clustered(1200, 128)
+    features = (features * (1 if normalize else 0.1)).to(dtype)
+    precision = "fp16" if dtype == torch.float16 else "bf16"
+    for given in (features, features.T.contiguous().T):
+
+        def loss(query: Tensor) -> Tensor:
+            options: dict[str, Any] = {"temperature": 0.1, "exclude_self": True, "normalize": normalize}
+            return supervised_contrast(query, query, label, label, **options)
+
+        assert_right(loss, (given,), precision)
+
+
+@pytest.mark.parametrize("depth", [8, 24, 128])
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_a_bank_of_half_precision_with_unfilled_rows(depth: int, temperature: float) -> None:
+    """Keys are the queries and then the bank; 0.01 needs the online maximum, and exact operands for the same limits."""
+    query, label = clustered(900, depth)
+    bank, bank_label = clustered(2100, depth)
+    key = torch.cat([query, bank]).half()
+    key_label = torch.cat([label, torch.where(torch.arange(2100, device=DEVICE) < 1500, bank_label, 255)])
+
+    def loss(query: Tensor) -> Tensor:
+        precision = None if temperature == 0.1 else "exact"
+        options: dict[str, Any] = {"exclude_self": True, "normalize": True, "key_grad": False, "precision": precision}
+        return supervised_contrast(query, key, label, key_label, temperature=temperature, **options)
+
+    assert_right(loss, (query,), "fp16")
+
+
+@pytest.mark.parametrize("labels", ["one class", "all ignored", "all different"])
+def test_labels_without_negatives_or_positives(labels: str) -> None:
+    features, _ = clustered(700, 64)
+    label = {"one class": torch.zeros(700), "all ignored": torch.full((700,), 255), "all different": torch.arange(700)}
+    value, (grad,) = gradients(lambda query: self_contrast(query, label[labels].long().to(DEVICE)), features)
+    assert value == 0
+    assert torch.all(grad == 0)
+
+
 def self_contrast(features: Tensor, label: Tensor) -> Tensor:
     return supervised_contrast(features, features, label, label, temperature=0.1, exclude_self=True, normalize=True)
 
@@ -145,8 +187,10 @@ def test_nothing_waits_for_the_gpu() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_cuda_graph_replays_the_step() -> None:
-    features, label = clustered(1024, 256)
+@pytest.mark.parametrize("rows", [1024, 3000])
+def test_a_cuda_graph_replays_the_step(rows: int) -> None:
+    """Few rows as they come, and enough of them to be sorted."""
+    features, label = clustered(rows, 256)
     leaf = features.clone().requires_grad_()
 
     def step() -> Tensor:
@@ -156,6 +200,7 @@ def test_a_cuda_graph_replays_the_step() -> None:
         return loss
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()
@@ -164,7 +209,7 @@ def test_a_cuda_graph_replays_the_step() -> None:
     with torch.cuda.graph(graph):
         loss = step()
     with torch.no_grad():
-        leaf.copy_(clustered(1024, 256)[0])
+        leaf.copy_(clustered(rows, 256)[0])
     graph.replay()
     expected, (grad,) = gradients(lambda query: self_contrast(query, label), leaf)
     assert torch.equal(loss.double(), expected)
@@ -202,20 +247,25 @@ def test_memory_grows_with_the_rows() -> None:
     assert extra <= 1.1 * (gradient + 20 * vector) + operand + 8 * 2**20
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("size", [(96, 160), (48, 112)])
+@pytest.mark.parametrize("crop", [(96, 160), (48, 112), (33, 101)])
 def test_paste_is_the_reference_to_the_bit(
-    monkeypatch: pytest.MonkeyPatch, inplace: bool, size: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, crop: tuple[int, int], inplace: bool, dtype: torch.dtype
 ) -> None:
-    inputs = paste_inputs(*size)
-    selected = torch.rand(2, 9, device=DEVICE) < 0.5
+    inputs = [each[..., : crop[0], : crop[1]].clone() for each in paste_inputs()]
+    inputs[0], inputs[3] = ((255 * each).to(dtype) for each in (inputs[0], inputs[3]))
+    weights = torch.rand(2, *inputs[1].shape, device=DEVICE)
+    selected, classes = torch.rand(2, 9, device=DEVICE) < 0.5, torch.rand(2, 19, device=DEVICE) < 0.2
     results = []
     for choice in ("reference", "triton"):
         monkeypatch.setenv("VIDAPT_KERNELS", choice)
         copies = [each.clone() for each in inputs]
-        results.append(paste_instances(*copies, selected, inplace=inplace))
+        weight, donor_weight = weights.clone()
+        options: dict[str, Any] = {"selected_class": classes, "weight": weight, "donor_weight": donor_weight}
+        results.append(paste_instances(*copies, selected, inplace=inplace, **options))
     for one, other in zip(*results, strict=True):
-        assert one is other is None or torch.equal(one, other)
+        assert torch.equal(one, other)
 
 
 def test_stats_and_anchors_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,9 +138,8 @@ def _follow(place: Tensor, flow: Tensor | None, size: tuple[int, int]) -> tuple[
     if flow is None:
         return place, torch.ones_like(place, dtype=torch.bool)
     height, width = size
-    scale = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]])
-    step = resize_nearest(flow, size).flatten(2).gather(2, place[:, None].expand(-1, 2, -1)) * scale[:, None]
-    x = (place % width + step[:, 0]).round().long()
-    y = (place // width + step[:, 1]).round().long()
+    step = resize_nearest(flow, size).flatten(2).gather(2, place[:, None].expand(-1, 2, -1))
+    x = (place % width + step[:, 0] * (width / flow.shape[-1])).round().long()
+    y = (place // width + step[:, 1] * (height / flow.shape[-2])).round().long()
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return y.clamp(0, height - 1) * width + x.clamp(0, width - 1), inside

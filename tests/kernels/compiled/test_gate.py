@@ -297,13 +297,13 @@ def test_tiles_of_a_gpu_that_the_gate_does_not_know(monkeypatch: pytest.MonkeyPa
     assert [violation.target for violation in compile_only.misplaced_tiles("toy")] == ["NVIDIA Z9"]
 
 
-def test_a_stand_in_is_needed_for_tiles_that_the_other_chip_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stand_in_compiles_only_what_the_other_chip_does_not(operation: Callable[..., Report]) -> None:
     table = {"hip": {"copy": {"any": BLOCK}}}
-    monkeypatch.setattr(tiles, "tile_table", lambda _: table)
-    assert compile_only.is_spare("toy", "gfx90a")
-    table["gfx942"] = {"copy": {"any": BLOCK}}
-    assert not compile_only.is_spare("toy", "gfx90a")
-    assert not compile_only.is_spare("toy", "gfx942")
+    same = operation("gfx90a", table)
+    assert (same.rows, same.violations, same.lookups) == ([], [], {("toy", "hip", "copy", "any")})
+    table["gfx942"] = {"copy": {"any": BLOCK | {"num_warps": 2}}}
+    assert [row.tile for row in operation("gfx90a", table).rows] == ["copy block=1024 num_warps=4 num_stages=1"]
+    assert [row.tile for row in operation("gfx942", table).rows] == ["copy block=1024 num_warps=2 num_stages=1"]
 
 
 def test_tiles_that_no_chip_uses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,17 @@ def test_inputs_are_left_alone(sort: bool, problem: tuple[Loss, list[Tensor]]) -
     assert same_bits(inputs, leaves)
 
 
+def test_losses_without_gradients(problem: tuple[Loss, list[Tensor]]) -> None:
+    loss, leaves = problem
+    expected = loss(*leaves)
+    inputs = [leaf.clone().requires_grad_() for leaf in leaves]
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            actual = loss(*inputs)
+        assert not actual.requires_grad
+        assert torch.equal(actual, expected)
+
+
 def test_autocast_changes_nothing(problem: tuple[Loss, list[Tensor]]) -> None:
     expected = loss_and_gradients(*problem)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -170,18 +170,19 @@ def test_large_labels_of_one_bucket_differ(negatives: str) -> None:
     check(data | wide, "index", negatives=negatives, temperature=0.5, ignore_label=-(2**40))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_the_positive_counts_whatever_its_label(negatives: str, shared: bool) -> None:
+@pytest.mark.parametrize("shared", [None, 15, 16])
+def test_the_positive_counts_whatever_its_label(negatives: str, shared: int | None) -> None:
     data = problem(2, 18, 37, dtype=torch.float32)
     del data["gate"]
     data["query_label"] = torch.arange(18).remainder(3).expand(2, 18)
     # Keys 0..2 have the label of the query, 3..5 are ignored, 6..8 have another label.
     data["key_label"] = torch.cat([torch.tensor([0, 1, 2, *[IGNORE] * 3, 4, 5, 6]), torch.arange(28) % 5]).expand(2, 37)
-    data["index"] = torch.arange(18).expand(2, 18) % (1 if shared else 9)
+    places = torch.arange(18) % 9 if shared is None else torch.full((18,), shared)
+    data["index"] = places.expand(2, 18)
     losses, query_grad, key_grad = check(data, "index", negatives=negatives, normalize=True, temperature=0.2)
     assert (losses > 0).all()
     assert query_grad.any(2).all()
-    assert key_grad[:, : 1 if shared else 9].any(2).all()
+    assert key_grad[:, places].any(2).all()
 
 
 def test_a_positive_alone_is_no_loss(negatives: str) -> None:

@@ -137,7 +137,7 @@ def test_half_features_give_half_gradients(form: str) -> None:
 def test_features_that_need_no_copy(kind: str) -> None:
     arguments, options = arrangement(kind, features=32, temperature=1.0)
     prepared = mock.Mock(side_effect=AssertionError("copied"))
-    with mock.patch("vidapt.kernels.contrast.kernel.prepare_operand", prepared):
+    with mock.patch("vidapt.kernels.contrast.kernel_operand.prepare_operand", prepared):
         check(*arguments, **options)
 
 
@@ -233,6 +233,12 @@ def test_gradients_go_only_where_they_are_asked_for(sort: bool) -> None:
         assert leaf.grad is not None
         assert torch.equal(leaf.grad, key_grad)
         assert (for_queries.call_count, for_keys.call_count) == (2, 1)
+
+
+def test_each_query_may_be_its_own_positive(sort: bool) -> None:
+    query, _, label, _ = problem(20, 1, 8, dtype=torch.float32)
+    for form in FORMS:
+        check(query, None, label, label, form=form, normalize=True, temperature=0.2)
 
 
 def test_self_contrast_with_detached_keys() -> None:
