@@ -41,7 +41,8 @@ def supervised_contrast(
     Ignored queries and queries without a positive do not count.
 
     Args:
-        query: (N,D) floating features; `key is query` computes the self-contrast with one gradient buffer.
+        query: (N,D) floating features; `key is query` computes the self-contrast with one gradient buffer, and with
+            `key_label is query_label` on a GPU from one tile of similarities for both sides.
         key: (M,D) floating features.
         query_label: (N,) of any integer type.
         key_label: (M,) of any integer type; rows with the ignore label (such as unfilled bank rows) take no part.
