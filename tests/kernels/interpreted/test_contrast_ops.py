@@ -16,6 +16,7 @@ from vidapt.kernels import dispatch
 from vidapt.kernels.contrast import (
     kernel,
     kernel_grad,
+    kernel_operand,
     kernel_sort,
     ops,
     paired_contrast,
@@ -234,7 +235,7 @@ def test_the_public_functions_take_the_kernels(monkeypatch: pytest.MonkeyPatch) 
         (True, torch.float32, torch.float32, True, "exact", "exact"),
         (True, torch.float16, torch.float16, False, None, "fp16"),
         (True, torch.bfloat16, torch.bfloat16, True, None, "bf16"),
-        (True, torch.bfloat16, torch.float32, True, None, "exact"),
+        (True, torch.bfloat16, torch.float32, True, None, "fp16"),
         (True, torch.float32, torch.float16, False, None, "exact"),
     ],
 )
@@ -333,7 +334,7 @@ class Unlaunched:
 @pytest.mark.parametrize("kind", ["per_positive", "supcon", "paired"])
 @pytest.mark.parametrize("sorts", [False, True])
 def test_memory_is_linear_and_nothing_synchronises(monkeypatch: pytest.MonkeyPatch, kind: str, sorts: bool) -> None:
-    for module in (kernel, kernel_grad, kernel_sort):
+    for module in (kernel, kernel_grad, kernel_operand, kernel_sort):
         for name in vars(module):
             if hasattr(getattr(module, name), "arg_names"):
                 monkeypatch.setattr(module, name, Unlaunched())
