@@ -200,11 +200,8 @@ def _sums_candidates(problem: str) -> list[Tile]:
 def _dot_candidates(problem: str) -> list[Tile]:
     bits, _, depth = problem.partition("_d")
     if bits == "32bit":
-        sizes, widths, stages = (
-            ((64, 64, 8), (64, 32, 8), (64, 32, 4), (32, 32, 4)),
-            {min(int(depth), 64), 32},
-            (1, 2, 3),
-        )
+        sizes = [(64, 64, 8), (64, 32, 8), (64, 32, 4), (32, 32, 4)]
+        widths, stages = {min(int(depth), 64), 32}, (1, 2, 3)
     else:
         sizes = [(128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 8), (64, 64, 8), (64, 64, 4)]
         widths, stages = {min(int(depth), 256), min(int(depth), 128)}, (2, 3, 4)
