@@ -35,10 +35,11 @@ setup(
     packages=[
         package
         for name, root in ROOTS.items()
-        for package in (name, *(f"{name}.{sub}" for sub in find_namespace_packages(root)))
+        for package in (name, *(f"{name}.{sub}" for sub in find_namespace_packages(root, exclude=["bench.results"])))
     ],
     package_dir=dict(ROOTS),
     package_data={"": ["*.yaml", "*.json", "*.html", "py.typed"]},
+    exclude_package_data={"vidapt.kernels.bench": ["results/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={"test": TEST, "dev": TEST + DEV},
 )

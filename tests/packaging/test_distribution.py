@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"vidapt": "vidapt", "kernels": "vidapt/kernels", "datasets": "vidapt/datasets", "configs": "vidapt/configs"}
-SHIPPED = (".py", ".yaml", ".html", ".typed")
+SHIPPED = (".py", ".yaml", ".json", ".html", ".typed")
 TOP = (
     "setup.py",
     "pyproject.toml",
@@ -37,7 +37,7 @@ def _tree() -> set[str]:
         f"{installed}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, installed in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in SHIPPED and "__pycache__" not in path.parts
+        if path.suffix in SHIPPED and not {"__pycache__", "results"} & set(path.parts)
     }
 
 

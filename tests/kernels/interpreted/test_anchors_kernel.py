@@ -231,7 +231,7 @@ def test_any_problem(
 
 
 def test_the_public_function_takes_the_kernel() -> None:
-    assert dispatch.SHIPPED_KERNELS["sample_anchors"] == (ops_anchors.__name__, "sample_anchors")
+    assert dispatch.kernel("sample_anchors") is ops_anchors.sample_anchors
     labels, prediction, _ = draw((2, 80), [0, 3], 17, 0.4)
     options: dict[str, Any] = {"per_class": 9, "total": 60, "min_pixels": 5}
     with mock.patch.object(launch_anchors, "launch", wraps=launch_anchors.launch) as launch:
