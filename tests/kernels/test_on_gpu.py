@@ -182,6 +182,8 @@ def test_nothing_waits_for_the_gpu() -> None:
     everything()
     torch.cuda.set_sync_debug_mode("error")
     try:
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            label.sum().item()
         everything()
     finally:
         torch.cuda.set_sync_debug_mode("default")
