@@ -13,10 +13,12 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
-# torch and torchvision stand in one command, so that pip takes both from one build.
+# torch and torchvision stand in one command, so that pip takes both from one build. The official Cityscapes scorers, for
+# tests, come without what they ask for: it includes a backport of typing that shadows Python's own.
 $(INSTALLED): setup.py pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check torch torchvision -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps cityscapesscripts==2.3.0
 	touch $@
 
 demo: $(INSTALLED)

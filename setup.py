@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
 ]
 
 TEST = ["pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+PARITY = ["pycocotools>=2.0.8", "faster-coco-eval>=1.6", "pyquaternion>=0.9.9"]
 DEV = ["ruff>=0.9", "mypy>=1.13", "types-PyYAML", "setuptools>=77", "build"]
 
 setup(
@@ -41,5 +42,5 @@ setup(
     package_data={"": ["*.yaml", "*.json", "*.html", "py.typed"]},
     exclude_package_data={"vidapt.kernels.bench": ["results/*"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"test": TEST, "dev": TEST + DEV},
+    extras_require={"test": TEST, "parity": PARITY, "dev": TEST + PARITY + DEV},
 )

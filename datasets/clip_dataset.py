@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vidapt.clip import Clip, PanopticTarget
+from vidapt.clip import IGNORE, Clip, PanopticTarget
 from vidapt.errors import InputError
 from vidapt.labels import LabelSpace
 
@@ -85,10 +85,13 @@ class ClipDataset:
         label_space: Classes of the labels, None for unlabelled footage.
         clip_length: Frames of a clip.
         interval: Distance between its frames.
+        has_instances: True if the labels number single instances.
 
     Raises:
         InputError: If the length or the interval is below 1, or no clip fits into any video.
     """
+
+    has_instances: bool = False
 
     def __init__(
         self, tables: Sequence[VideoTimes], *, clip_length: int, interval: int, label_space: LabelSpace | None
@@ -131,12 +134,16 @@ class ClipDataset:
             video=table.name,
             indices=torch.tensor(positions, dtype=torch.int64),
             times=torch.from_numpy(table.times[list(positions)]),
-            target=make_target([sample.labels for sample in samples if sample.labels is not None]),
+            target=make_target([sample.labels for sample in samples]),
         )
 
     def frame_count(self, video: int) -> int:
         """Number of frames of video ``video``, damaged ones included."""
         return len(self._tables[video])
+
+    def frame_name(self, video: int, position: int) -> str:
+        """Name under which predictions of a frame are stored and reported."""
+        return f"{self.videos[video]}/{position:06d}"
 
     def video_clip(self, video: int) -> Clip:
         """All readable frames of a video as one clip; it holds the whole video in memory."""
@@ -147,10 +154,10 @@ class ClipDataset:
         """All readable frames of a video in order, one at a time.
 
         Yields:
-            The picture uint8 (H,W,3) RGB and its target with T = 1, or None without labels.
+            The picture uint8 (H,W,3) RGB and its target with T = 1, or None for a frame without labels.
         """
         for _, sample in self._samples(video):
-            yield sample.image, make_target([] if sample.labels is None else [sample.labels])
+            yield sample.image, make_target([sample.labels])
 
     def _samples(self, video: int) -> Iterator[tuple[int, Sample]]:
         for position in range(self.frame_count(video)):
@@ -161,14 +168,17 @@ class ClipDataset:
         raise NotImplementedError
 
 
-def make_target(labels: Sequence[Labels]) -> PanopticTarget | None:
-    """Stack the labels of T frames; None if there are none."""
-    if not labels:
+def make_target(labels: Sequence[Labels | None]) -> PanopticTarget | None:
+    """Stack the labels of T frames; frames without labels are 255 and 0 and not ``labelled``; None if none has any."""
+    known = [label for label in labels if label is not None]
+    if not known:
         return None
+    empty = Labels(np.full_like(known[0].semantic, IGNORE), np.zeros_like(known[0].instance))
+    filled = [empty if label is None else label for label in labels]
     return PanopticTarget(
-        semantic=torch.from_numpy(np.stack([label.semantic for label in labels])),
-        instance=torch.from_numpy(np.stack([label.instance for label in labels])),
-        labelled=torch.ones(len(labels), dtype=torch.bool),
+        semantic=torch.from_numpy(np.stack([label.semantic for label in filled])),
+        instance=torch.from_numpy(np.stack([label.instance for label in filled])),
+        labelled=torch.tensor([label is not None for label in labels]),
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from vidapt import __version__
+from vidapt.cli_data import data
 from vidapt.errors import Interrupted, UserError, VidaptError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(data, name="data")
 
 DEBUG = "VIDAPT_DEBUG"
 
@@ -266,6 +268,18 @@ def bench_kernels(
     from vidapt.jobs.bench import bench_kernels as run
 
     run(device=device, quick=quick, only=names, json=json, chart=chart, command=command)
+
+
+@bench.command("pipeline")
+def bench_pipeline(
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="What to measure: metrics, the scoring of frames.")],
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number here too.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+) -> None:
+    """Check one stage of the work around the network, time it on one thread and say which targets are met."""
+    from vidapt.jobs.bench_pipeline import bench_pipeline as run
+
+    run(stage, quick=quick, json=json, command=" ".join(["vidapt", *sys.argv[1:]]))
 
 
 @app.command()

@@ -57,6 +57,7 @@ class Clip:
         indices: int64 (T,) frame numbers in the video.
         times: float64 (T,) seconds.
         target: Labels, or None for unlabelled footage.
+        ignored: bool (T,H,W), True where pseudo-labels do not count (margins, the bonnet); None for nowhere.
     """
 
     frames: Tensor
@@ -64,6 +65,7 @@ class Clip:
     indices: Tensor
     times: Tensor
     target: PanopticTarget | None = None
+    ignored: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or self.frames.dtype != torch.uint8:
@@ -86,6 +88,7 @@ class ClipBatch:
         samples: int64 (B,), the position of each clip in the global order of the run; every random choice that is
             made for a clip is seeded by it, so results do not depend on how clips are spread over processes.
         target: Labels with shape (B,T,H,W), or None.
+        ignored: bool (B,T,H,W), True where pseudo-labels do not count; None for nowhere.
     """
 
     frames: Tensor
@@ -94,18 +97,20 @@ class ClipBatch:
     times: Tensor
     samples: Tensor
     target: PanopticTarget | None = None
+    ignored: Tensor | None = None
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """Return the same batch on ``device`` (names, indices and times stay on the host)."""
         target = None if self.target is None else self.target.to(device)
-        return replace(self, frames=self.frames.to(device, non_blocking=True), target=target)
+        ignored = None if self.ignored is None else self.ignored.to(device, non_blocking=True)
+        return replace(self, frames=self.frames.to(device, non_blocking=True), target=target, ignored=ignored)
 
 
 def collate(clips: Sequence[Clip], samples: Sequence[int]) -> ClipBatch:
     """Stack clips of equal length and size into a batch.
 
     Args:
-        clips: B clips; either all or none carry a target.
+        clips: B clips; either all or none carry a target. Those without ``ignored`` ignore nothing.
         samples: Global sample number of each clip.
     """
     targets = [clip.target for clip in clips if clip.target is not None]
@@ -118,7 +123,15 @@ def collate(clips: Sequence[Clip], samples: Sequence[int]) -> ClipBatch:
         times=torch.stack([clip.times for clip in clips]),
         samples=torch.as_tensor(samples, dtype=torch.int64),
         target=_stack_targets(targets) if targets else None,
+        ignored=_stack_ignored(clips),
     )
+
+
+def _stack_ignored(clips: Sequence[Clip]) -> Tensor | None:
+    if all(clip.ignored is None for clip in clips):
+        return None
+    nowhere = torch.zeros(clips[0].frames[:, 0].shape, dtype=torch.bool)
+    return torch.stack([nowhere if clip.ignored is None else clip.ignored for clip in clips])
 
 
 def _stack_targets(targets: list[PanopticTarget]) -> PanopticTarget:

@@ -8,62 +8,21 @@ that suggest the nearest name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Size = tuple[Positive, Positive]
+from vidapt.config_data import CamVidData as CamVidData
+from vidapt.config_data import Data as Data
+from vidapt.config_data import DataSection as DataSection
+from vidapt.config_data import Fraction, NotNegative, Positive, Section, Size, Sources
+from vidapt.config_data import LabelledFolderData as LabelledFolderData
+from vidapt.config_data import StoredData as StoredData
+from vidapt.config_data import StreetWorldData as StreetWorldData
+from vidapt.config_data import VideosData as VideosData
 
-
-class Section(BaseModel):
-    """Base of every part of a recipe: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
-class StreetWorldData(Section):
-    """Embedded procedural street video (generated; a test bed, not a benchmark)."""
-
-    kind: Literal["street_world"] = "street_world"
-    seed: int = Field(0, description="World seed; distinct seeds share no world.")
-    videos: Positive = 16
-    frames: Positive = 24
-    size: Size = (128, 256)
-    style: Literal["source", "fog", "night", "texture"] = "source"
-    strength: Fraction = 1.0
-
-
-class VideosData(Section):
-    """Unlabelled footage: a video file, a folder of videos or frame folders, or a glob."""
-
-    kind: Literal["videos"] = "videos"
-    root: Path
-    height: Positive | None = Field(
-        None, description="Frames are resized to this height, aspect kept; null keeps them."
-    )
-
-
-class LabelledFolderData(Section):
-    """Labelled footage in the generic folder layout of docs/data.md (``classes.yaml``, images, semantic, instance)."""
-
-    kind: Literal["labelled_folder"] = "labelled_folder"
-    root: Path
-    height: Positive | None = None
-
-
-class CamVidData(Section):
-    """CamVid in the SegNet layout (``train``, ``trainannot``, ``val``, ``valannot``); semantic labels, 11 classes."""
-
-    kind: Literal["camvid"] = "camvid"
-    root: Path
-    split: Literal["train", "val"] = "train"
-    height: Positive | None = None
-
-
-Data = Annotated[StreetWorldData | VideosData | LabelledFolderData | CamVidData, Field(discriminator="kind")]
+Metric = Literal["ap_coco", "ap_cityscapes", "instance_weighted", "boundary", "constancy"]
+"""Metrics that cost extra: instance AP by either definition, iIoU, boundary PQ, video constancy VC8 and VC16."""
 
 
 class EncoderConfig(Section):
@@ -266,9 +225,23 @@ class InferenceConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What is scored on the evaluation videos."""
+    """The protocol: what is scored on the evaluation videos, and over which classes."""
 
+    protocol: str = Field("", description="The protocol in a few words; printed beside the scores.")
+    labels: str | None = Field(
+        None, description="Label space that is scored in, a name or a classes.yaml; null is the recipe's labels."
+    )
+    classes: tuple[str, ...] | None = Field(None, description="Classes that means are taken over; null is all.")
+    unscored: Literal["counted", "ignored"] = Field(
+        "counted",
+        description="Pixels of the other classes: a scored class predicted there is an error, or they are ignored.",
+    )
+    means: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Further class means of mIoU by name, each over some of the scored classes."
+    )
     windows: tuple[Positive, ...] = Field((1, 2, 3, 4), description="VPQ window lengths in labelled frames.")
+    long_windows: tuple[Positive, ...] = Field((1, 5, 10, 15), description="Further ones, averaged separately.")
+    metrics: tuple[Metric, ...] = Field((), description="Metrics beyond the usual ones.")
 
 
 class WarmStartConfig(Section):
@@ -287,7 +260,9 @@ class Recipe(Section):
 
     name: str = "run"
     labels: str = Field("cityscapes", description="Label space of the source: a name, or a path to classes.yaml.")
-    source: Data = StreetWorldData()
+    source: Sources = Field(
+        StreetWorldData(), description="Labelled footage; a list is drawn from with the weights of its entries."
+    )
     target: Data | None = None
     validation: Data | None = Field(None, description="Labelled source videos that calibrate the tracker.")
     evaluation: Data | None = Field(None, description="Labelled target videos, never trained on.")

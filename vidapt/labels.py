@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,28 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: its name, whether it is countable, its colour and further words for it (text prompts, mapping)."""
+    """One class.
+
+    Attributes:
+        name: Its name, unique in its space.
+        is_thing: True if it is countable.
+        colour: RGB, 0..255.
+        synonyms: Further words for it (text prompts, mapping).
+        is_void: True for an id of a data set that is never trained or scored; readers turn it into 255.
+        group: Its category, such as Cityscapes' ``flat``; not compared, since older checkpoints do not carry it.
+    """
 
     name: str
     is_thing: bool
     colour: Colour
     synonyms: tuple[str, ...] = ()
+    is_void: bool = False
+    group: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """An ordered list of classes; a class's train id is its position (0..254), 255 = ignore.
+    """An ordered list of classes; a class's id is its position (0..254), 255 = ignore.
 
     Raises:
         ConfigError: If there is no class, more than 255, or two of one name.
@@ -81,48 +93,49 @@ class LabelSpace:
         table[: len(self)] = [label.colour for label in self.classes]
         return table
 
+    @cached_property
+    def words(self) -> dict[str, int]:
+        """Train ids by class name and synonym; a name goes before a synonym, and the first class before later ones."""
+        synonyms = {word: index for index, label in reversed([*enumerate(self.classes)]) for word in label.synonyms}
+        return synonyms | {name: index for index, name in enumerate(self.names)}
+
     def index(self, name: str) -> int:
         """Train id of the class ``name`` or of the class that lists it as a synonym.
 
         Raises:
             ConfigError: If no class has that name.
         """
-        for position, label in enumerate(self.classes):
-            if name == label.name or name in label.synonyms:
-                return position
-        raise ConfigError(f"label space {self.name!r} has no class {name!r}; it has {', '.join(self.names)}")
+        if name not in self.words:
+            raise ConfigError(f"label space {self.name!r} has no class {name!r}; it has {', '.join(self.names)}")
+        return self.words[name]
 
     def map_to(self, other: LabelSpace, names: Mapping[str, str] | None = None) -> NDArray[np.uint8]:
         """uint8 (256,) table from this space's train ids to ``other``'s; classes without a counterpart become 255.
 
+        A class goes to the class that ``names`` gives, else to that of its name, else to that of its first synonym
+        that ``other`` knows. Void classes of either space have no counterpart.
+
         Args:
             other: The space to map into.
             names: Class name here -> class name there, for classes whose names differ.
+
+        Raises:
+            ConfigError: If ``names`` leads to a class that ``other`` has not.
         """
         table = np.full(256, IGNORE, np.uint8)
-        known = {word: index for index, label in enumerate(other.classes) for word in (label.name, *label.synonyms)}
         for index, label in enumerate(self.classes):
-            target = (names or {}).get(label.name, label.name)
-            if target in known:
-                table[index] = known[target]
-            elif names and label.name in names:
-                raise ConfigError(f"class {target!r} is not in {other.name!r}; it has {', '.join(other.names)}")
+            given = (names or {}).get(label.name)
+            wanted = (label.name, *label.synonyms) if given is None else (given,)
+            found = next((other.words[word] for word in wanted if word in other.words), None)
+            if found is None and given is not None:
+                raise ConfigError(f"class {given!r} is not in {other.name!r}; it has {', '.join(other.names)}")
+            if found is not None and not (label.is_void or other.classes[found].is_void):
+                table[index] = found
         return table
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for YAML and checkpoint headers; ``from_dict`` reads it back."""
-        return {
-            "name": self.name,
-            "classes": [
-                {
-                    "name": label.name,
-                    "thing": label.is_thing,
-                    "colour": list(label.colour),
-                    "synonyms": list(label.synonyms),
-                }
-                for label in self.classes
-            ],
-        }
+        return {"name": self.name, "classes": [_write_class(label) for label in self.classes]}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> LabelSpace:
@@ -140,7 +153,7 @@ class LabelSpace:
 
     @staticmethod
     def from_yaml(path: str | Path) -> LabelSpace:
-        """Read a ``classes.yaml``: ``name`` and ``classes``, a list of ``{name, thing, colour, synonyms}``.
+        """Read a ``classes.yaml``: ``name`` and ``classes``, each ``{name, thing, colour, synonyms, void, group}``.
 
         Raises:
             ConfigError: If the file is missing or is no class table.
@@ -159,20 +172,37 @@ class LabelSpace:
         return LabelSpace.from_dict(data)
 
 
+def _write_class(label: LabelClass) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": label.name, "thing": label.is_thing, "colour": list(label.colour)}
+    data["synonyms"] = list(label.synonyms)
+    if label.is_void:
+        data["void"] = True
+    if label.group:
+        data["group"] = label.group
+    return data
+
+
+_KEYS = ("name", "thing", "colour", "synonyms", "void", "group")
+
+
 def _read_class(item: object, index: int) -> LabelClass:
     if isinstance(item, str):
         item = {"name": item}
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
         raise ConfigError(f"class {index} needs a 'name'; got {item!r}")
-    unknown = set(item) - {"name", "thing", "colour", "synonyms"}
+    name, synonyms, group = item["name"], item.get("synonyms", ()), item.get("group", "")
+    unknown = {str(key) for key in item} - set(_KEYS)
     if unknown:
-        raise ConfigError(
-            f"class {item['name']!r} has unknown keys {sorted(unknown)}; allowed: name, thing, colour, synonyms"
-        )
-    synonyms = item.get("synonyms", ())
-    if isinstance(synonyms, str) or not all(isinstance(word, str) for word in synonyms):
-        raise ConfigError(f"class {item['name']!r}: synonyms must be a list of words, got {synonyms!r}")
-    return LabelClass(item["name"], bool(item.get("thing", False)), _read_colour(item, index), tuple(synonyms))
+        raise ConfigError(f"class {name!r} has unknown keys {sorted(unknown)}; allowed: {', '.join(_KEYS)}")
+    for key in ("thing", "void"):
+        if not isinstance(item.get(key, False), bool):
+            raise ConfigError(f"class {name!r}: {key} must be true or false, got {item[key]!r}")
+    if not isinstance(synonyms, Sequence) or isinstance(synonyms, str) or not all(isinstance(w, str) for w in synonyms):
+        raise ConfigError(f"class {name!r}: synonyms must be a list of words, got {synonyms!r}")
+    if not isinstance(group, str):
+        raise ConfigError(f"class {name!r}: group must be a word, got {group!r}")
+    thing, void = (bool(item.get(key)) for key in ("thing", "void"))
+    return LabelClass(name, thing, _read_colour(item, index), tuple(synonyms), void, group)
 
 
 def _read_colour(item: Mapping[str, Any], index: int) -> Colour:
@@ -196,81 +226,9 @@ def _distinct_colour(index: int) -> Colour:
     return (round(red * 255), round(green * 255), round(blue * 255))
 
 
-def _cityscapes() -> LabelSpace:
-    rows: list[tuple[str, bool, Colour, tuple[str, ...]]] = [
-        ("road", False, (128, 64, 128), ()),
-        ("sidewalk", False, (244, 35, 232), ("pavement",)),
-        ("building", False, (70, 70, 70), ()),
-        ("wall", False, (102, 102, 156), ()),
-        ("fence", False, (190, 153, 153), ()),
-        ("pole", False, (153, 153, 153), ()),
-        ("traffic light", False, (250, 170, 30), ()),
-        ("traffic sign", False, (220, 220, 0), ("sign",)),
-        ("vegetation", False, (107, 142, 35), ("tree",)),
-        ("terrain", False, (152, 251, 152), ("grass",)),
-        ("sky", False, (70, 130, 180), ()),
-        ("person", True, (220, 20, 60), ("pedestrian",)),
-        ("rider", True, (255, 0, 0), ()),
-        ("car", True, (0, 0, 142), ()),
-        ("truck", True, (0, 0, 70), ()),
-        ("bus", True, (0, 60, 100), ()),
-        ("train", True, (0, 80, 100), ()),
-        ("motorcycle", True, (0, 0, 230), ()),
-        ("bicycle", True, (119, 11, 32), ()),
-    ]
-    return LabelSpace("cityscapes", tuple(LabelClass(*row) for row in rows))
-
-
-CITYSCAPES = _cityscapes()
-"""The 19 Cityscapes train classes (11 stuff, 8 things)."""
-
-CAMVID = LabelSpace(
-    "camvid",
-    (
-        LabelClass("sky", False, (128, 128, 128)),
-        LabelClass("building", False, (128, 0, 0)),
-        LabelClass("pole", False, (192, 192, 128)),
-        LabelClass("road", False, (128, 64, 128)),
-        LabelClass("sidewalk", False, (0, 0, 192)),
-        LabelClass("tree", False, (128, 128, 0)),
-        LabelClass("sign", False, (192, 128, 128)),
-        LabelClass("fence", False, (64, 64, 128)),
-        LabelClass("car", True, (64, 0, 128)),
-        LabelClass("pedestrian", True, (64, 64, 0)),
-        LabelClass("bicyclist", True, (0, 128, 192)),
-    ),
-)
-"""The 11 CamVid classes in label order (SegNet split); labels are semantic only."""
-
-CITYSCAPES_TO_CAMVID: dict[str, str] = {
-    "wall": "building",
-    "traffic light": "sign",
-    "traffic sign": "sign",
-    "vegetation": "tree",
-    "terrain": "tree",
-    "person": "pedestrian",
-    "rider": "bicyclist",
-    "truck": "car",
-    "bus": "car",
-    "train": "car",
-    "motorcycle": "bicyclist",
-    "bicycle": "bicyclist",
-}
-"""Cityscapes class name -> CamVid class name, where they differ; probabilities are summed, then argmax."""
-
-_RENAMED: dict[tuple[str, str], dict[str, str]] = {
-    ("cityscapes", "camvid"): CITYSCAPES_TO_CAMVID,
-    ("camvid", "cityscapes"): {"bicyclist": "rider"},
-}
-
-
-def space_map(source: LabelSpace, target: LabelSpace) -> NDArray[np.uint8]:
-    """uint8 (256,) table from ``source`` to ``target`` train ids by name, synonym and the shipped renamings."""
-    return source.map_to(target, _RENAMED.get((source.name, target.name)))
-
-
-SPACES = {space.name: space for space in (CITYSCAPES, CAMVID)}
-"""Label spaces by name."""
+def space_names() -> list[str]:
+    """Names of the shipped label spaces, which ``find_space`` accepts."""
+    return sorted(path.stem for path in _tables().glob("*.yaml"))
 
 
 def find_space(name: str) -> LabelSpace:
@@ -279,8 +237,45 @@ def find_space(name: str) -> LabelSpace:
     Raises:
         ConfigError: If it is neither.
     """
-    if name in SPACES:
-        return SPACES[name]
-    if not Path(name).suffix:
-        raise ConfigError(f"no label space {name!r}; use {', '.join(SPACES)} or a path to a classes.yaml")
+    if name in space_names():
+        return _shipped_space(name)
+    if Path(name).suffix not in (".yaml", ".yml") and not Path(name).is_file():
+        raise ConfigError(f"no label space {name!r}; use {', '.join(space_names())} or a path to a classes.yaml")
     return LabelSpace.from_yaml(name)
+
+
+def _tables() -> Path:
+    return Path(str(files("vidapt.configs"))) / "labels"
+
+
+@cache
+def _shipped_space(name: str) -> LabelSpace:
+    return LabelSpace.from_yaml(_tables() / f"{name}.yaml")
+
+
+def space_map(source: LabelSpace, target: LabelSpace) -> NDArray[np.uint8]:
+    """uint8 (256,) table from ``source`` to ``target`` train ids, found as ``vidapt.mapping.find_mapping`` does."""
+    from vidapt.mapping import find_mapping
+
+    return find_mapping(source, target).table
+
+
+CITYSCAPES: LabelSpace
+"""The 19 Cityscapes train classes (11 stuff, 8 things)."""
+
+CAMVID: LabelSpace
+"""The 11 CamVid classes in label order (SegNet split); labels are semantic only."""
+
+CITYSCAPES_TO_CAMVID: dict[str, str]
+"""Cityscapes class name -> CamVid class name; probabilities are summed, then argmax."""
+
+
+def __getattr__(name: str) -> LabelSpace | dict[str, str]:
+    """Read the tables behind the constants when they are first asked for."""
+    if name in ("CITYSCAPES", "CAMVID"):
+        return _shipped_space(name.lower())
+    if name == "CITYSCAPES_TO_CAMVID":
+        from vidapt.mapping import read_mapping
+
+        return read_mapping(name.lower()).names
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vidapt.config import Recipe
+from vidapt.config import Data, Recipe
 from vidapt.errors import ConfigError
 
 Location = tuple[int | str, ...]
@@ -71,14 +71,19 @@ def load_recipe(config: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        config: A path to a YAML file, or a name under ``vidapt.configs`` such as ``demo`` or ``methods/video``.
+        config: A path to a YAML file, or a name under ``vidapt.configs`` such as ``demo``; several joined by ``+``
+            are merged left to right, as in ``benchmarks/gta5_to_cityscapes+methods/video``.
         overrides: ``key.path=value`` texts, applied last; values are YAML.
 
     Raises:
         ConfigError: If the file is missing, is no YAML mapping, or does not fit the schema; unknown keys come with
             the nearest allowed name.
     """
-    return build_recipe(_set_all(_read(_locate(config), ()), overrides), str(config))
+    parts = [str(config)] if Path(config).is_file() else str(config).split("+")
+    merged: dict[str, Any] = {"name": "+".join(Path(part).stem for part in parts)}
+    for part in parts:
+        merged = merge(merged, _read(_locate(part), ()))
+    return build_recipe(_set_all(merged, overrides), str(config))
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -102,6 +107,18 @@ def build_recipe(data: Mapping[str, Any], origin: str) -> Recipe:
         raise ConfigError(f"{origin}: {_explain(error, data)}") from None
 
 
+def load_section(data: Mapping[str, Any], overrides: Sequence[str], origin: str) -> Data:
+    """Check a data section on its own; ``overrides`` are ``key=value`` texts as ``--set`` takes them.
+
+    Raises:
+        ConfigError: On the first key or value that does not fit; it is named as the source of a recipe would be.
+    """
+    recipe = build_recipe({"source": _set_all(dict(data), overrides)}, origin)
+    if isinstance(recipe.source, tuple):
+        raise ConfigError(f"{origin}: one data section is wanted, not a list")
+    return recipe.source
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """YAML text of the resolved recipe; reading it back gives an equal recipe."""
     data = recipe.model_dump(mode="json")
@@ -109,9 +126,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_names() -> list[str]:
-    """Names under ``vidapt.configs`` that ``load_recipe`` accepts."""
+    """Names under ``vidapt.configs`` that ``load_recipe`` accepts; class tables and mappings are no recipes."""
     root = _shipped()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    found = (path.relative_to(root).with_suffix("") for path in root.rglob("*.yaml"))
+    return sorted(path.as_posix() for path in found if path.parts[0] not in ("labels", "mappings"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -236,6 +254,7 @@ def _explain_place(place: Location, errors: Sequence[Any], data: Mapping[str, An
 def _written_keys(location: Location, data: Any) -> Location:
     """The part of an error location that stands in the user's YAML: names of union members are left out."""
     written: Location = ()
+    location = tuple(part for part in location if not str(part).startswith("<"))
     for position, part in enumerate(location, 1):
         if not isinstance(data, Mapping | list | tuple):
             break
@@ -250,10 +269,14 @@ def _written_keys(location: Location, data: Any) -> Location:
 def _allowed_keys(place: Location, data: Mapping[str, Any]) -> list[str]:
     """Keys of the section that holds the unknown key at the end of ``place``."""
     section: type[BaseModel] = Recipe
+    sections: list[type[BaseModel]] = []
     for part in place[:-1]:
-        data = data[str(part)]
-        sections = _sections(section.model_fields[str(part)].annotation)
-        section = next((found for found in sections if _kind(found) == data.get("kind")), sections[0])
+        data = data[part]  # type: ignore[index]
+        # An entry of a list is one of the sections that the list's own key allows.
+        sections = sections if isinstance(part, int) else _sections(section.model_fields[part].annotation)
+        if isinstance(data, Mapping):
+            kind = data.get("kind")
+            section = next((found for found in sections if _kind(found) == kind), sections[0])
     return list(section.model_fields)
 
 
@@ -261,8 +284,9 @@ def _kinds(place: Location) -> list[str]:
     """The kinds of section that ``place`` may hold."""
     sections: list[type[BaseModel]] = [Recipe]
     for part in place:
-        sections = _sections(sections[0].model_fields[str(part)].annotation)
-    return [_kind(section) for section in sections]
+        if isinstance(part, str):
+            sections = _sections(sections[0].model_fields[part].annotation)
+    return list(dict.fromkeys(_kind(section) for section in sections))
 
 
 def _kind(section: type[BaseModel]) -> str:
@@ -270,10 +294,10 @@ def _kind(section: type[BaseModel]) -> str:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field's annotation allows."""
+    """The models that a field's annotation allows, each once."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for part in get_args(annotation) for found in _sections(part)]
+    return list(dict.fromkeys(found for part in get_args(annotation) for found in _sections(part)))
 
 
 def _suggest(word: str, names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ Geometry runs in the loader on the host; strong augmentation runs on the device 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,7 +58,8 @@ def resize_clip(clip: Clip, size: tuple[int, int]) -> Clip:
     if target is not None:
         semantic, instance = (resize_nearest(field, size) for field in (target.semantic, target.instance))
         target = PanopticTarget(semantic, instance, target.labelled)
-    return Clip(frames, clip.video, clip.indices, clip.times, target)
+    ignored = None if clip.ignored is None else resize_nearest(clip.ignored, size)
+    return replace(clip, frames=frames, target=target, ignored=ignored)
 
 
 def resize_nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,7 +71,7 @@ def resize_nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pad_clip(clip: Clip, size: tuple[int, int]) -> Clip:
-    """Pad a clip at the bottom and right to at least (height, width): image 0, semantic 255, instance 0."""
+    """Pad a clip at the bottom and right to at least (height, width): image 0, semantic 255, instance 0, ignored."""
     height, width = clip.frames.shape[-2:]
     bottom, right = max(0, size[0] - height), max(0, size[1] - width)
     if not bottom and not right:
@@ -79,10 +80,11 @@ def pad_clip(clip: Clip, size: tuple[int, int]) -> Clip:
     if target is not None:
         semantic = _pad(target.semantic, bottom, right, IGNORE)
         target = PanopticTarget(semantic, _pad(target.instance, bottom, right, 0), target.labelled)
-    return Clip(_pad(clip.frames, bottom, right, 0), clip.video, clip.indices, clip.times, target)
+    ignored = None if clip.ignored is None else _pad(clip.ignored, bottom, right, True)
+    return replace(clip, frames=_pad(clip.frames, bottom, right, 0), target=target, ignored=ignored)
 
 
-def _pad(image: Tensor, bottom: int, right: int, value: int) -> Tensor:
+def _pad(image: Tensor, bottom: int, right: int, value: int | bool) -> Tensor:
     return torch.nn.functional.pad(image, (0, right, 0, bottom), value=value)
 
 
@@ -92,7 +94,8 @@ def crop_clip(clip: Clip, top: int, left: int, size: tuple[int, int]) -> Clip:
     target = clip.target
     if target is not None:
         target = PanopticTarget(target.semantic[window], target.instance[window], target.labelled)
-    return Clip(clip.frames[window], clip.video, clip.indices, clip.times, target)
+    ignored = None if clip.ignored is None else clip.ignored[window]
+    return replace(clip, frames=clip.frames[window], target=target, ignored=ignored)
 
 
 def flip_clip(clip: Clip) -> Clip:
@@ -100,7 +103,8 @@ def flip_clip(clip: Clip) -> Clip:
     target = clip.target
     if target is not None:
         target = PanopticTarget(target.semantic.flip(-1), target.instance.flip(-1), target.labelled)
-    return Clip(clip.frames.flip(-1), clip.video, clip.indices, clip.times, target)
+    ignored = None if clip.ignored is None else clip.ignored.flip(-1)
+    return replace(clip, frames=clip.frames.flip(-1), target=target, ignored=ignored)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ MAY_IMPORT = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     "kernels": set(),
     "configs": set(),
+    "mapping": {"labels", "config"},
     "io": {"clip", "labels"},
-    "datasets": {"io", "clip", "labels"},
+    "datasets": {"io", "clip", "labels", "mapping"},
     "transforms": {"io", "clip", "labels"},
     "models": {"kernels", "clip", "labels", "config"},
     "tracking": {"clip", "kernels", "flow", "config"},
@@ -26,9 +27,9 @@ MAY_IMPORT = {
     "engine": {"clip", "config"},
     **dict.fromkeys(("segmenter", "jobs", "generation", "cli"), EVERYTHING),
 }
-ROOM_OF = {"recipe": "config", "__main__": "cli"}
-PUBLIC_SHORTCUTS = {("vidapt.clip", "vidapt.io.overlay"), ("vidapt", "*")}
-"""PanopticFrame.overlay and the names of the package itself reach up, for the user's convenience."""
+ROOM_OF = {"recipe": "config", "config_data": "config", "cli_data": "cli", "__main__": "cli"}
+PUBLIC_SHORTCUTS = {("vidapt.clip", "vidapt.io.overlay"), ("vidapt.labels", "vidapt.mapping"), ("vidapt", "*")}
+"""PanopticFrame.overlay, labels.space_map and the package's own names reach up, for the user's convenience."""
 
 
 def _modules() -> dict[str, Path]:

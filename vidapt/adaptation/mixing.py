@@ -53,7 +53,7 @@ def class_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels, noise:
     target from the verified pseudo-instances.
     """
     given = labels_of(source)
-    weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape).contiguous()
+    weight = _trust(target, pseudo)
     pasted = paste_instances(
         target.frames,
         pseudo.semantic,
@@ -76,7 +76,7 @@ def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> 
     the target clip's confidence, source pixels 1. Clips that receive no instance count as unlabelled.
     """
     given = labels_of(source)
-    weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape).contiguous()
+    weight = _trust(target, pseudo)
     pasted = paste_instances(
         source.frames,
         given.semantic,
@@ -90,6 +90,12 @@ def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> 
     )
     labelled = given.labelled & pseudo.verified.any(1, keepdim=True)
     return _mixed(pasted, PanopticTarget(pasted.semantic, pasted.ids, labelled))
+
+
+def _trust(target: ClipBatch, pseudo: PseudoLabels) -> Tensor:
+    """float32 (B,T,H,W): the confidence of each clip, 0 where the data set says that pseudo-labels do not count."""
+    weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape)
+    return weight.contiguous() if target.ignored is None else weight.masked_fill(target.ignored, 0.0)
 
 
 def labels_of(batch: ClipBatch) -> PanopticTarget:

@@ -28,6 +28,11 @@ def label_pairs(
     Serves both directions: with an exact flow from frame t to t+1 pass ``labels`` of t and ``other`` of t+1; with a
     flow from t back to t-1 pass ``labels`` of t and ``other`` of t-1.
 
+    >>> labels, following = np.array([[1, 0, 0]], np.uint8), np.array([[0, 1, 0]], np.uint8)
+    >>> flow = np.zeros((1, 3, 2), np.float32); flow[0, 0, 0] = 1  # the first pixel moves right, over the second
+    >>> label_pairs(labels, following, flow, np.array([[True, False, True]]), classes=2).tolist()
+    [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
     Args:
         labels: uint8 (H,W) train ids of the frame on whose grid the flow is given, 255 = no class.
         other: uint8 (H,W) train ids of the frame that the flow points to.
@@ -51,7 +56,14 @@ def label_pairs(
 
 
 class TemporalConsistency:
-    """Sums label pairs along the flow; flicker and TC are read from the same matrix int64 (C+1, C+1)."""
+    """Sums label pairs along the flow; flicker and TC are read from the same matrix int64 (C+1, C+1).
+
+    >>> consistency = TemporalConsistency(classes=2)
+    >>> still, visible = np.zeros((1, 4, 2), np.float32), np.ones((1, 4), bool)
+    >>> consistency.update(np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 0, 1, 0]], np.uint8), still, visible)
+    >>> consistency.flicker(), consistency.iou().round(4).tolist()
+    (0.25, [0.6667, 0.5])
+    """
 
     def __init__(self, classes: int) -> None:
         self.pairs = np.zeros((classes + 1, classes + 1), np.int64)
@@ -91,6 +103,13 @@ class IdSwitches:
 
     In each frame a target thing is matched to the predicted thing with IoU > 0.5, whatever its class; a switch is a
     match whose id differs from that object's last match, however long ago (IDSW of Bernardin and Stiefelhagen, 2008).
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> switches = IdSwitches()
+    >>> for panoptic_id in (300, 300, 301):  # one car, three frames; codes are id * 256 + train id + 1
+    ...     switches.update(joint_histogram(np.array([[7 * 256 + 14]]), np.array([[panoptic_id * 256 + 14]])))
+    >>> switches.count
+    1
     """
 
     def __init__(self) -> None:

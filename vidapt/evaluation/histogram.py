@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,16 @@ from vidapt.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vidapt.labels import LabelSpace
+
 VOID = 0
 """Segment code of pixels without a segment."""
 
 _CODE_STRIDE = 256
-_TABLE_LIMIT = 1 << 22
+_FEW = 4096
+_SLOT_BITS = 18
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_TABLE_LIMIT = 1 << 20
 
 
 def category_of(codes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -93,19 +99,44 @@ def _predicted_code(panoptic_id: int, categories: Mapping[int, int], classes: in
 def compact(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """Sorted unique values, and for each element its position among them (shape of ``values``).
 
-    A look-up table replaces sorting as long as the values are small and not negative.
+    Sorting is avoided where it would be slow: in long arrays of few different values, each has a slot of a small
+    look-up table. Should two have the same one, they are sorted after all.
+
+    >>> compact(np.array([[7, 2], [2, 300]]))
+    (array([  2,   7, 300]), array([[1, 0],
+           [0, 2]]))
     """
-    if values.size == 0:
-        return np.empty(0, np.int64), np.empty(values.shape, np.intp)
-    if int(values.min()) < 0 or int(values.max()) >= _TABLE_LIMIT:
-        unique, position = np.unique(values, return_inverse=True)
-        return unique.astype(np.int64), position.reshape(values.shape)
-    present = np.zeros(int(values.max()) + 1, bool)
-    present[values] = True
-    unique = np.flatnonzero(present).astype(np.int64)
-    table = np.zeros(present.size, np.intp)
-    table[unique] = np.arange(unique.size)
-    return unique, table[values]
+    flat = values.reshape(-1).astype(np.int64)
+    found = _compact_by_slot(flat) if flat.size > _FEW else None
+    if found is None:
+        unique = np.unique(flat)
+        found = unique, np.searchsorted(unique, flat)
+    return found[0], found[1].reshape(values.shape)
+
+
+def _compact_by_slot(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]] | None:
+    """``compact`` of a flat array without sorting it; None if two different values have one slot."""
+    slots = _slots(values)
+    is_used = np.zeros(1 << _SLOT_BITS, bool)
+    is_used[slots] = True
+    unique = used = np.flatnonzero(is_used)
+    if slots is not values:
+        owner = np.empty(1 << _SLOT_BITS, np.int64)
+        owner[slots] = values
+        if not np.array_equal(owner[slots], values):
+            return None
+        used = used[np.argsort(owner[used])]
+        unique = owner[used]
+    position = np.empty(1 << _SLOT_BITS, np.intp)
+    position[used] = np.arange(used.size)
+    return unique, position[slots]
+
+
+def _slots(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Slot of each value, below 2^18: ``values`` itself if all fit, else its hash by Knuth (TAOCP 3, section 6.4)."""
+    if values.min() >= 0 and values.max() < 1 << _SLOT_BITS:
+        return values
+    return (values.view(np.uint64) * _MULTIPLIER >> np.uint64(64 - _SLOT_BITS)).view(np.int64)
 
 
 def compress_runs(*maps: NDArray[Any]) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
@@ -183,18 +214,73 @@ def joint_histogram(
     """
     if counts is None:
         (target, predicted), counts = compress_runs(target, predicted)
-    target_ids, row = compact(target)
-    predicted_ids, column = compact(predicted)
-    width = max(predicted_ids.size, 1)
+    return _histogram(*compact(target), *compact(predicted), counts)
+
+
+def frame_histogram(
+    semantic: NDArray[np.uint8],
+    instance: NDArray[Any],
+    ids: NDArray[Any],
+    categories: Mapping[int, int],
+    space: LabelSpace,
+    *,
+    counts: NDArray[np.int64] | None = None,
+    left_out: NDArray[np.bool_] | None = None,
+) -> FrameHistogram:
+    """Joint histogram of a labelled frame and its prediction.
+
+    Equal to ``joint_histogram`` of ``target_codes`` (``unscored_codes`` where left out) and ``predicted_codes``, but
+    codes are made once per segment instead of once per pixel or run.
+
+    >>> from vidapt.labels import CAMVID
+    >>> semantic, instance = np.array([[0, 0, 8, 255]], np.uint8), np.array([[0, 0, 7, 0]])
+    >>> histogram = frame_histogram(semantic, instance, np.array([[1, 1, 300, 300]]), {300: 8}, CAMVID)
+    >>> category_of(histogram.target).tolist(), track_of(histogram.target).tolist(), histogram.target_area.tolist()
+    ([-1, 0, 8], [0, 0, 7], [1, 2, 1])
+
+    Args:
+        semantic: uint8 (...) target train ids, 255 = ignore.
+        instance: int (...) target track ids, things with 0 are crowd.
+        ids: int (...) predicted panoptic ids.
+        categories: Train id of each predicted thing id.
+        space: Label space of target and prediction.
+        counts: Pixels that each element stands for, as ``compress_runs`` returns them; None for maps of pixels.
+        left_out: bool (256,), True for train ids whose target segments are neither void nor scored; None for none.
+
+    Raises:
+        UserError: If shapes differ, a thing has a negative track id, or a predicted id is unknown.
+    """
+    if counts is None:
+        (semantic, instance, ids), counts = compress_runs(semantic, instance, ids)
+    labels, row = compact(instance.astype(np.int64) * _CODE_STRIDE + semantic)
+    train_ids = (labels % _CODE_STRIDE).astype(np.uint8)
+    codes = target_codes(train_ids, labels // _CODE_STRIDE, space.is_thing)
+    if left_out is not None:
+        codes = np.where(left_out[train_ids], unscored_codes(codes), codes)
+    target, position = np.unique(codes, return_inverse=True)
+    unique, column = compact(ids)
+    # Codes rise with panoptic ids, so that they are sorted as well.
+    return _histogram(target, position[row], predicted_codes(unique, categories, len(space)), column, counts)
+
+
+def _histogram(
+    target: NDArray[np.int64],
+    row: NDArray[np.intp],
+    predicted: NDArray[np.int64],
+    column: NDArray[np.intp],
+    counts: NDArray[np.int64],
+) -> FrameHistogram:
+    """Add ``counts`` by row and column, the position of each element's segments in ``target`` and ``predicted``."""
+    width = max(predicted.size, 1)
     key = row * width + column
-    cells = target_ids.size * width
-    if cells <= _TABLE_LIMIT:
-        total = sum_by(key, counts, cells)
+    if target.size * width <= _TABLE_LIMIT:
+        total = np.bincount(key, counts, target.size * width)
         pairs = np.flatnonzero(total)
-        return FrameHistogram(target_ids, predicted_ids, pairs // width, pairs % width, total[pairs])
-    pairs, position = np.unique(key, return_inverse=True)
-    total = sum_by(position, counts, pairs.size)
-    return FrameHistogram(target_ids, predicted_ids, pairs // width, pairs % width, total)
+        total = total[pairs]
+    else:
+        pairs, position = compact(key)
+        total = np.bincount(position, counts, pairs.size)
+    return FrameHistogram(target, predicted, pairs // width, pairs % width, total.astype(np.int64))
 
 
 def join_frames(frames: Sequence[FrameHistogram]) -> FrameHistogram:
@@ -208,16 +294,26 @@ def join_frames(frames: Sequence[FrameHistogram]) -> FrameHistogram:
     """
     if len(frames) == 1:
         return frames[0]
-    target = np.concatenate([frame.target[frame.rows] for frame in frames])
-    predicted = np.concatenate([frame.predicted[frame.columns] for frame in frames])
+    targets = np.concatenate([frame.target for frame in frames])
+    codes = np.concatenate([frame.predicted for frame in frames])
+    # Without its class, a thing's code is the same in every frame.
+    tubes = np.where(codes < _CODE_STRIDE, codes, codes - codes % _CODE_STRIDE)
+    target_first, row = _renumber(targets, [frame.target.size for frame in frames], [frame.rows for frame in frames])
+    first, column = _renumber(tubes, [frame.predicted.size for frame in frames], [frame.columns for frame in frames])
     counts = np.concatenate([frame.counts for frame in frames])
-    return joint_histogram(target, _first_class(predicted), counts)
+    return _histogram(targets[target_first], row, codes[first], column, counts)
 
 
-def _first_class(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Replace each thing code by the first code of the same track."""
-    things = track_of(codes) > 0
-    _, first, position = np.unique(track_of(codes[things]), return_index=True, return_inverse=True)
-    joined = codes.copy()
-    joined[things] = codes[things][first][position]
-    return joined
+def _renumber(
+    keys: NDArray[np.int64], sizes: Sequence[int], positions: Sequence[NDArray[np.intp]]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each key occurs first, in the order of the keys, and the positions (N,) among them.
+
+    Args:
+        keys: Segments of all frames, one frame after the other.
+        sizes: How many of them each frame has.
+        positions: Positions among the frame's own segments, for each frame.
+    """
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    starts = accumulate(sizes, initial=0)
+    return first, place[np.concatenate([own + start for own, start in zip(positions, starts, strict=False)])]

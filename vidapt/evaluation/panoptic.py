@@ -54,22 +54,59 @@ class SegmentMatches:
     iou: NDArray[np.float64]
 
 
+def matchable_pairs(histogram: FrameHistogram, is_thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool (N,), the pairs of one class whose target segment is scored and is no crowd region.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> things = np.arange(256) == 1
+    >>> histogram = joint_histogram(np.array([0, 1, 2, 258]), np.array([1, 1, 514, 514]))  # void, stuff, crowd, thing
+    >>> matchable_pairs(histogram, things).tolist()
+    [False, True, False, True]
+
+    Args:
+        histogram: Joint histogram of segment codes.
+        is_thing: bool (256,), True where the train id is a thing.
+    """
+    same_class = category_of(histogram.target)[histogram.rows] == category_of(histogram.predicted)[histogram.columns]
+    return same_class & _is_scored(histogram, is_thing)[histogram.rows]
+
+
+def _is_scored(histogram: FrameHistogram, is_thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool (G,), target segments with a class that are no crowd region."""
+    category = category_of(histogram.target)
+    return (category >= 0) & ~_is_crowd(histogram, is_thing)
+
+
+def _is_crowd(histogram: FrameHistogram, is_thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool (G,), target segments that are crowd regions."""
+    category = category_of(histogram.target)
+    return (category >= 0) & (track_of(histogram.target) == 0) & is_thing[category]
+
+
 def match_segments(histogram: FrameHistogram, allowed: NDArray[np.bool_]) -> SegmentMatches:
     """Match target and predicted segments whose IoU is above 0.5; void target pixels do not count in the union.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> histogram = joint_histogram(np.array([[1, 1, 1, 2, 0]]), np.array([[1, 1, 2, 2, 2]]))
+    >>> match_segments(histogram, np.ones(histogram.counts.size, bool)).iou.round(4).tolist()
+    [0.6667]
 
     Args:
         histogram: Joint histogram of a frame or of a window of frames.
         allowed: bool (N,), the pairs that may match.
     """
-    rows, columns, shared = (array[allowed] for array in (histogram.rows, histogram.columns, histogram.counts))
-    union = (
-        histogram.target_area[rows]
-        + histogram.predicted_area[columns]
-        - shared
-        - _covered(histogram, histogram.target[histogram.rows] == VOID)[columns]
-    )
+    shared, union = histogram.counts[allowed], _unions(histogram, allowed)
     matched = 2 * shared > union
-    return SegmentMatches(rows[matched], columns[matched], shared[matched] / union[matched])
+    rows, columns = histogram.rows[allowed][matched], histogram.columns[allowed][matched]
+    return SegmentMatches(rows, columns, shared[matched] / union[matched])
+
+
+def _unions(histogram: FrameHistogram, pairs: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Pixels that either segment of each chosen pair covers, void target pixels left out."""
+    rows, columns = histogram.rows[pairs], histogram.columns[pairs]
+    on_void = _covered(histogram, histogram.target[histogram.rows] == VOID)
+    both = histogram.target_area[rows] + histogram.predicted_area[columns]
+    return both - histogram.counts[pairs] - on_void[columns]
 
 
 def _covered(histogram: FrameHistogram, pairs: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -96,15 +133,34 @@ def count_matches(histogram: FrameHistogram, is_thing: NDArray[np.bool_], classe
         is_thing: bool (256,), True where the train id is a thing.
         classes: Number of classes C.
     """
-    target_class, predicted_class = category_of(histogram.target), category_of(histogram.predicted)
-    scored = target_class >= 0
-    crowd = scored & (track_of(histogram.target) == 0) & is_thing[target_class]
-    same_class = target_class[histogram.rows] == predicted_class[histogram.columns]
-    matches = match_segments(histogram, same_class & (scored & ~crowd)[histogram.rows])
+    return count_outcomes(histogram, match_segments(histogram, matchable_pairs(histogram, is_thing)), is_thing, classes)
 
-    missed = scored & ~crowd
+
+def count_outcomes(
+    histogram: FrameHistogram, matches: SegmentMatches, is_thing: NDArray[np.bool_], classes: int
+) -> PanopticCounts:
+    """Count given matches, and what they leave over on both sides, by the rules of ``count_matches``.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> histogram = joint_histogram(np.array([[1, 1, 1, 2]]), np.array([[1, 1, 2, 2]]))
+    >>> nothing = SegmentMatches(np.empty(0, int), np.empty(0, int), np.empty(0))
+    >>> counts = count_outcomes(histogram, nothing, np.zeros(256, bool), classes=2)
+    >>> counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist()
+    ([0, 0], [1, 1], [1, 1])
+
+    Args:
+        histogram: Joint histogram of segment codes.
+        matches: Pairs of it, each segment in at most one.
+        is_thing: bool (256,), True where the train id is a thing.
+        classes: Number of classes C.
+    """
+    target_class, predicted_class = category_of(histogram.target), category_of(histogram.predicted)
+    missed = _is_scored(histogram, is_thing)
     missed[matches.target] = False
-    excused = _covered(histogram, (histogram.target == VOID)[histogram.rows] | (same_class & crowd[histogram.rows]))
+
+    same_class = target_class[histogram.rows] == predicted_class[histogram.columns]
+    on_crowd = same_class & _is_crowd(histogram, is_thing)[histogram.rows]
+    excused = _covered(histogram, (histogram.target == VOID)[histogram.rows] | on_crowd)
     wrong = (predicted_class >= 0) & (2 * excused <= histogram.predicted_area)
     wrong[matches.predicted] = False
 
@@ -114,6 +170,68 @@ def count_matches(histogram: FrameHistogram, is_thing: NDArray[np.bool_], classe
         tp=np.bincount(hit_class, minlength=classes),
         fp=np.bincount(predicted_class[wrong], minlength=classes),
         fn=np.bincount(target_class[missed], minlength=classes),
+    )
+
+
+def count_stuff_overlaps(histogram: FrameHistogram, is_thing: NDArray[np.bool_], classes: int) -> PanopticCounts:
+    """Count the stuff of a frame as PQ-dagger does: the IoU of every overlap, however small, and the target segments.
+
+    Source: Porzi et al., Seamless Scene Segmentation (2019), equation 5. The counts add up over frames and processes
+    and replace those of stuff in ``dagger_counts``.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> histogram = joint_histogram(np.array([[1, 1, 1, 2]]), np.array([[1, 2, 2, 2]]))
+    >>> overlaps = count_stuff_overlaps(histogram, np.zeros(256, bool), classes=2)
+    >>> overlaps.iou.round(4).tolist(), overlaps.tp.tolist()
+    ([0.3333, 0.3333], [1, 1])
+
+    Args:
+        histogram: Joint histogram of segment codes.
+        is_thing: bool (256,), True where the train id is a thing.
+        classes: Number of classes C.
+
+    Returns:
+        ``iou`` is the sum over overlaps, ``tp`` the number of target segments, both 0 for things; ``fp`` and ``fn``
+        are 0.
+    """
+    category = category_of(histogram.target)
+    stuff = (category >= 0) & ~is_thing[category]
+    pairs = matchable_pairs(histogram, is_thing) & stuff[histogram.rows]
+    iou = histogram.counts[pairs] / _unions(histogram, pairs)
+    none = np.zeros(classes, np.int64)
+    return PanopticCounts(
+        iou=np.bincount(category[histogram.rows[pairs]], iou, classes).astype(np.float64),
+        tp=np.bincount(category[stuff], minlength=classes),
+        fp=none,
+        fn=none.copy(),
+    )
+
+
+def dagger_counts(counts: PanopticCounts, overlaps: PanopticCounts, is_thing: NDArray[np.bool_]) -> PanopticCounts:
+    """Counts whose ``panoptic_scores`` are PQ-dagger: things as in PQ, stuff from its overlaps.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> from vidapt.labels import CAMVID
+    >>> things, classes = CAMVID.is_thing, len(CAMVID)
+    >>> histogram = joint_histogram(np.array([[1, 1, 1, 2]]), np.array([[1, 2, 2, 2]]))  # sky and building
+    >>> counts, overlaps = count_matches(histogram, things, classes), count_stuff_overlaps(histogram, things, classes)
+    >>> for name, kind in (("PQ", counts), ("PQ-dagger", dagger_counts(counts, overlaps, things))):
+    ...     mean = panoptic_scores(kind, ScoredClasses.of(CAMVID)).all
+    ...     print(name, round(mean.pq, 4), mean.classes)
+    PQ 0.0 ('sky', 'building')
+    PQ-dagger 0.3333 ('sky', 'building')
+
+    Args:
+        counts: Sums of ``count_matches``.
+        overlaps: Sums of ``count_stuff_overlaps`` over the same frames.
+        is_thing: bool (256,), True where the train id is a thing.
+    """
+    thing = is_thing[: counts.tp.size]
+    return PanopticCounts(
+        iou=np.where(thing, counts.iou, overlaps.iou),
+        tp=np.where(thing, counts.tp, overlaps.tp),
+        fp=np.where(thing, counts.fp, overlaps.fp),
+        fn=np.where(thing, counts.fn, overlaps.fn),
     )
 
 
@@ -160,6 +278,22 @@ def panoptic_scores(counts: PanopticCounts, scored: ScoredClasses) -> PanopticSc
     """PQ = ΣIoU / (TP + FP/2 + FN/2), SQ = ΣIoU / TP, RQ = TP / (TP + FP/2 + FN/2) and their class means.
 
     Classes with TP + FP + FN = 0 are undefined and left out of the means; SQ of a class without a match is 0.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram, target_codes
+    >>> from vidapt.labels import CAMVID
+    >>> semantic = np.array([[0, 0, 8, 8, 8, 8, 255]], np.uint8)  # sky, car, ignored
+    >>> target = target_codes(semantic, np.array([[0, 0, 1, 1, 2, 0, 0]]), CAMVID.is_thing)  # two cars, a crowd of cars
+    >>> predicted = np.array([[1, 1, 256 * 256 + 9, 256 * 256 + 9, 1, 1, 1]])  # one car, the rest is sky
+    >>> counts = count_matches(joint_histogram(target, predicted), CAMVID.is_thing, len(CAMVID))
+    >>> scores = panoptic_scores(counts, ScoredClasses.of(CAMVID))
+    >>> scores.all.pq, scores.all.classes
+    (0.3333333333333333, ('sky', 'car'))
+    >>> scores.per_class["car"]
+    ClassQuality(pq=0.6666666666666666, sq=1.0, rq=0.6666666666666666, tp=1, fp=0, fn=1)
+
+    Args:
+        counts: Sums of ``count_matches`` over a data set.
+        scored: Classes that the protocol averages over.
     """
     weight = counts.tp + 0.5 * counts.fp + 0.5 * counts.fn
     undefined = np.where(weight > 0, 0.0, np.nan)

@@ -1,4 +1,4 @@
-"""Mean intersection over union, and which classes a protocol may average over."""
+"""Mean intersection over union of classes and categories, and which classes a protocol may average over."""
 
 from __future__ import annotations
 
@@ -39,16 +39,24 @@ class ScoredClasses:
 
     @staticmethod
     def of(space: LabelSpace, classes: Sequence[str | int] | None = None) -> ScoredClasses:
-        """Read the protocol's classes by name or train id; None scores all.
+        """Read the protocol's classes by name or train id; None scores all that are not void.
+
+        >>> from vidapt.labels import CITYSCAPES
+        >>> ScoredClasses.of(CITYSCAPES, ["car", "road"]).ids
+        (0, 13)
 
         Raises:
-            UserError: If a class is not in the space, or none is given.
+            UserError: If a class is not in the space or is void, or none is given.
         """
+        void = {index for index, label in enumerate(space.classes) if label.is_void}
         if classes is None:
-            return ScoredClasses(space, tuple(range(len(space))))
+            classes = [index for index in range(len(space)) if index not in void]
         ids = sorted({space.index(entry) if isinstance(entry, str) else int(entry) for entry in classes})
         if not ids or ids[0] < 0 or ids[-1] >= len(space):
             raise UserError(f"scored classes must be one or more of the train ids 0..{len(space) - 1}, got {ids}")
+        if void.intersection(ids):
+            names = ", ".join(space.names[index] for index in ids if index in void)
+            raise UserError(f"class {names} of {space.name!r} is void, so no target pixel has it; leave it out")
         return ScoredClasses(space, tuple(ids))
 
     @property
@@ -98,6 +106,9 @@ def count_pairs(
 ) -> NDArray[np.int64]:
     """Count pixels by the labels of two maps.
 
+    >>> count_pairs(np.array([0, 0, 1], np.uint8), np.array([0, 1, 255], np.uint8), classes=2).tolist()
+    [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+
     Args:
         first: uint8 (...) train ids, 255 = no label.
         second: uint8 (...) train ids, same shape.
@@ -128,6 +139,10 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Count labelled pixels by target and predicted class; arguments and errors as in ``count_pairs``.
 
+    >>> target, predicted = np.array([0, 0, 1, 255], np.uint8), np.array([0, 1, 255, 1], np.uint8)
+    >>> confusion_matrix(target, predicted, classes=2).tolist()
+    [[1, 1, 0], [0, 0, 1]]
+
     Returns:
         int64 (C, C+1): rows are target classes, columns predicted classes, the last column is "no label".
     """
@@ -154,8 +169,115 @@ def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.divide(hits, union, out=np.full(hits.size, np.nan), where=union > 0)
 
 
+@dataclass(frozen=True)
+class CategoryScores:
+    """Scores of categories, which are the groups of a label space's classes.
+
+    Attributes:
+        mean: Mean over ``averaged``; NaN over no category.
+        iou: Score of each category by name, NaN where undefined.
+        averaged: Names of the categories whose score is defined.
+    """
+
+    mean: float
+    iou: dict[str, float]
+    averaged: tuple[str, ...]
+
+    @staticmethod
+    def of(iou: dict[str, float]) -> CategoryScores:
+        """Average the defined ones of the scores by name.
+
+        >>> CategoryScores.of({"flat": 0.5, "sky": float("nan")}).averaged
+        ('flat',)
+        """
+        averaged = tuple(name for name, value in iou.items() if not np.isnan(value))
+        mean = float(np.mean([iou[name] for name in averaged])) if averaged else float("nan")
+        return CategoryScores(mean, iou, averaged)
+
+
+@dataclass(frozen=True)
+class Category:
+    """A group of classes, split as the Cityscapes scorer does.
+
+    Attributes:
+        name: Name of the group.
+        members: Train ids of all its classes.
+        scored: Train ids of those that the protocol scores.
+        others: Train ids of the classes outside the group.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    scored: tuple[int, ...]
+    others: tuple[int, ...]
+
+
+def categories_of(scored: ScoredClasses) -> tuple[Category, ...]:
+    """Groups with at least one scored class, in the order of the label space.
+
+    >>> from vidapt.labels import CITYSCAPES
+    >>> [category.name for category in categories_of(ScoredClasses.of(CITYSCAPES, ["road", "wall", "rider"]))]
+    ['flat', 'construction', 'human']
+
+    Raises:
+        UserError: If no class of the space has a group.
+    """
+    groups = [label.group for label in scored.space.classes]
+    if not any(groups):
+        raise UserError(
+            f"label space {scored.space.name!r} has no groups, so there is no category mean; "
+            "add 'group' to the classes of its table or score classes only"
+        )
+    ids = range(len(groups))
+    return tuple(
+        Category(
+            name,
+            members=tuple(index for index in ids if groups[index] == name),
+            scored=tuple(index for index in scored.ids if groups[index] == name),
+            others=tuple(index for index in ids if groups[index] != name),
+        )
+        for name in dict.fromkeys(groups[index] for index in scored.ids)
+        if name
+    )
+
+
+def category_scores(confusion: NDArray[np.int64], scored: ScoredClasses) -> CategoryScores:
+    """Intersection over union of categories: classes of one group may be taken for each other.
+
+    TP are the pixels of scored classes of a group predicted as one of them; FN the other pixels of these classes; FP
+    the pixels of classes outside the group predicted as one of its scored classes (rule of the Cityscapes scorer).
+
+    >>> from vidapt.labels import CITYSCAPES
+    >>> target, predicted = np.array([[0, 0, 1, 10, 11, 11]], np.uint8), np.array([[1, 0, 0, 10, 11, 10]], np.uint8)
+    >>> scores = category_scores(confusion_matrix(target, predicted, 19), ScoredClasses.of(CITYSCAPES))
+    >>> {name: scores.iou[name] for name in scores.averaged}
+    {'flat': 1.0, 'sky': 0.5, 'human': 0.5}
+
+    Args:
+        confusion: int64 (C, C+1) as ``confusion_matrix`` returns it.
+        scored: Classes that the protocol scores.
+
+    Raises:
+        UserError: If no class of the space has a group.
+    """
+    iou = {}
+    for category in categories_of(scored):
+        ids = list(category.scored)
+        hits = int(confusion[np.ix_(ids, ids)].sum())
+        union = int(confusion[ids].sum() + confusion[np.ix_(category.others, ids)].sum())
+        iou[category.name] = hits / union if union else float("nan")
+    return CategoryScores.of(iou)
+
+
 class SemanticConfusion:
-    """Sums the confusion of frames; the state is one int64 matrix (C, C+1)."""
+    """Sums the confusion of frames; the state is one int64 matrix (C, C+1).
+
+    >>> confusion = SemanticConfusion(classes=2)
+    >>> for _ in range(2):
+    ...     confusion.update(np.array([0, 0, 1, 255], np.uint8), np.array([0, 1, 1, 0], np.uint8))
+    >>> confusion.iou().tolist()
+    [0.5, 0.5]
+    """
 
     def __init__(self, classes: int) -> None:
         self.confusion = np.zeros((classes, classes + 1), np.int64)

@@ -29,6 +29,16 @@ class VideoPanopticQuality:
 
     The state between videos is four arrays per window; within a video, the histograms of the last max(windows) frames.
 
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> from vidapt.labels import CITYSCAPES
+    >>> quality, car = VideoPanopticQuality(CITYSCAPES, (1, 2)), CITYSCAPES.index("car")
+    >>> for panoptic_id in (300, 301):  # one car, whose id changes; codes are id * 256 + train id + 1
+    ...     frame = np.array([[7 * 256 + car + 1]]), np.array([[panoptic_id * 256 + car + 1]])
+    ...     quality.update(joint_histogram(*frame))
+    >>> quality.end_video()
+    >>> [(n, int(found.tp[car]), int(found.fp[car]), int(found.fn[car])) for n, found in quality.counts.items()]
+    [(1, 2, 0, 0), (2, 0, 2, 1)]
+
     Args:
         space: Label space of target and prediction.
         windows: Window lengths in labelled frames, at least 1 each.
@@ -46,12 +56,15 @@ class VideoPanopticQuality:
     def update(self, histogram: FrameHistogram) -> None:
         """Add the next labelled frame of the current video."""
         self._recent.append(histogram)
+        # A longer window is its earlier frames joined to the shorter one, so that each frame is joined once.
         frames = list(self._recent)
         for length in self.windows:
-            if length <= len(frames):
-                tubes = join_frames(frames[-length:])
-                self.counts[length] += count_matches(tubes, self._is_thing, self.counts[length].tp.size)
-                self.places[length] += 1
+            first = len(self._recent) - length
+            if first < 0:
+                break
+            frames[first:] = [join_frames(frames[first:])]
+            self.counts[length] += count_matches(frames[first], self._is_thing, self.counts[length].tp.size)
+            self.places[length] += 1
 
     def end_video(self) -> None:
         """Close the current video: ids of the next one mean other objects."""
@@ -91,6 +104,17 @@ class TrackingQuality:
     adds a class of IoU 0 to the mean of SQ, as the official scorer does.
 
     The state between videos is a confusion matrix and two arrays; within a video it grows with the number of tracks.
+
+    >>> from vidapt.evaluation.histogram import joint_histogram
+    >>> from vidapt.labels import CITYSCAPES
+    >>> quality, car = TrackingQuality(CITYSCAPES), CITYSCAPES.index("car")
+    >>> for panoptic_id in (300, 300, 301):  # one car, whose id changes; codes are id * 256 + train id + 1
+    ...     frame = np.array([[7 * 256 + car + 1]]), np.array([[panoptic_id * 256 + car + 1]])
+    ...     quality.update(joint_histogram(*frame))
+    >>> quality.end_video()
+    >>> scores = quality.result(ScoredClasses.of(CITYSCAPES))  # of 3 pixels 2 and 1 are associated: (2 * 2/3 + 1/3) / 3
+    >>> round(scores.aq, 4), scores.sq, round(scores.stq, 4)
+    (0.5556, 1.0, 0.7454)
     """
 
     def __init__(self, space: LabelSpace) -> None:

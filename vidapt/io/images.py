@@ -67,6 +67,26 @@ def read_label(path: str | Path) -> NDArray[np.int32]:
         raise InputError(f"{path} cannot be read as a label picture: {_reason(error)}") from error
 
 
+def read_deep_colours(path: str | Path) -> NDArray[np.int32]:
+    """Read a colour picture of 8 or 16 bits per channel as int32 (H,W,3) RGB, all bits kept.
+
+    Pillow drops the lower byte of 16-bit colours, so OpenCV reads them.
+
+    Raises:
+        InputError: If the file is missing, damaged or has no colour channels.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a label picture: {_reason(error)}") from error
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if picture is None:
+        raise InputError(f"{path} cannot be read as a label picture: it is damaged or no known image format")
+    if picture.ndim != 3 or picture.shape[2] not in (3, 4):
+        raise InputError(f"{path} has one channel per pixel; its labels are stored in colours (red, green, blue)")
+    return np.ascontiguousarray(picture[..., 2::-1], np.int32)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is not a known image format"
@@ -80,9 +100,19 @@ def scaled_size(size: tuple[int, int], height: int | None) -> tuple[int, int]:
     return height, max(1, round(size[1] * height / size[0]))
 
 
+def fitted_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """The largest (H, W) with the aspect of ``size`` that fits into ``box``, for example (720, 1280)."""
+    factor = min(box[0] / size[0], box[1] / size[1])
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
 def resize_image(image: NDArray[np.uint8], height: int | None) -> NDArray[np.uint8]:
-    """Scale uint8 (H,W,3) to ``height``, aspect kept: area average when shrinking, bilinear when growing."""
-    size = scaled_size((image.shape[0], image.shape[1]), height)
+    """Scale uint8 (H,W,3) to ``height``, aspect kept; see ``resize_image_to``."""
+    return resize_image_to(image, scaled_size((image.shape[0], image.shape[1]), height))
+
+
+def resize_image_to(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale uint8 (H,W,3) to ``size`` (H, W): area average when shrinking, bilinear when growing."""
     if size == image.shape[:2]:
         return image
     method = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_LINEAR
@@ -90,8 +120,14 @@ def resize_image(image: NDArray[np.uint8], height: int | None) -> NDArray[np.uin
 
 
 def resize_label(label: NDArray[Any], height: int | None) -> NDArray[Any]:
-    """Scale a label picture (H,W) of any dtype to ``height``, aspect kept: the value at each new pixel's centre."""
-    size = scaled_size((label.shape[0], label.shape[1]), height)
+    """Scale a label picture (H,W) of any dtype to ``height``, aspect kept; see ``resize_label_to``."""
+    return resize_label_to(label, scaled_size((label.shape[0], label.shape[1]), height))
+
+
+def resize_label_to(label: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Scale a label picture (H,W) of any dtype to ``size`` (H, W): the value at each new pixel's centre."""
+    if size == label.shape:
+        return label
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, label.shape, strict=True)
     )

@@ -29,11 +29,13 @@ def calibrate(segmenter: Segmenter, validation: Data) -> float | None:
         The midpoint between the means of same and other pairs, or None where they separate by less than one
         standard deviation or the videos have no track ids.
     """
-    videos = evaluation_videos(validation)
+    videos = evaluation_videos(validation, segmenter.network.space)
     pairs = CosinePairs()
     for number in range(len(videos.videos)):
         pairs.start_clip()
-        for image, (_, instance), _ in labelled_frames(videos, number):
+        for image, (semantic, instance), _ in labelled_frames(videos, number):
+            if semantic is None:
+                continue
             if instance is None:
                 return None
             pairs.add(*_identified(segmenter, image, instance))

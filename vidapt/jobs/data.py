@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from glob import iglob
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any, Protocol
 
 import torch
 
-from vidapt.clip import IGNORE, Clip, PanopticTarget
-from vidapt.config import CamVidData, Data, LabelledFolderData, StreetWorldData, VideosData
+from vidapt.clip import IGNORE, Clip
+from vidapt.config import CamVidData, Data, LabelledFolderData, StoredData, StreetWorldData, VideosData
+from vidapt.datasets.stored import ReadOptions, StoredDataset
+from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, Unlabelled
 from vidapt.errors import ConfigError, InputError
-from vidapt.labels import CITYSCAPES, LabelSpace, space_map
+from vidapt.labels import CITYSCAPES, LabelSpace
+from vidapt.mapping import find_mapping
 
 
 class ClipDataset(Protocol):
@@ -30,7 +34,7 @@ class ClipDataset(Protocol):
 
 
 def build_dataset(data: Data, *, clip_length: int, interval: int, labelled: bool = True) -> Any:
-    """Make the data set that a recipe's section describes.
+    """Make the data set that a recipe's section describes, in its own label space.
 
     Args:
         data: The section.
@@ -55,7 +59,19 @@ def build_dataset(data: Data, *, clip_length: int, interval: int, labelled: bool
 
         dataset = LabelledFolder(find_root(data.root), height=data.height, **clips)
         return dataset if labelled else Unlabelled(dataset)
+    if isinstance(data, StoredData):
+        return build_stored(data, **clips, labelled=labelled)
     return _videos(data, clips, labelled)
+
+
+def build_stored(data: StoredData, *, clip_length: int = 1, interval: int = 1, labelled: bool = True) -> StoredDataset:
+    """Open a published data set; arguments and errors as in ``build_dataset``."""
+    from vidapt.datasets.catalogue import find_dataset
+
+    names = ("height", "fit", "trim", "every", "context", "videos", "cache")
+    options = ReadOptions(**{name: getattr(data, name) for name in names})
+    clips = {"clip_length": clip_length, "interval": interval, "labelled": labelled}
+    return find_dataset(data.kind)(find_root(data.root), data.split, **clips, options=options, **data.own_options())
 
 
 def _videos(data: VideosData, clips: dict[str, Any], labelled: bool) -> Any:
@@ -71,7 +87,7 @@ def _street_world(data: StreetWorldData, clip_length: int, interval: int) -> Any
     """One data set per section, kept, so that the stages of a run render each video once."""
     from vidapt.datasets.street_world import StreetWorld
 
-    return StreetWorld(**data.model_dump(exclude={"kind"}), clip_length=clip_length, interval=interval)
+    return StreetWorld(**data.own_options(), clip_length=clip_length, interval=interval)
 
 
 def find_root(root: Path) -> Path:
@@ -93,54 +109,60 @@ def find_root(root: Path) -> Path:
     raise InputError(f"no data at {' or '.join(map(str, candidates))}; {hint}")
 
 
-class Unlabelled:
-    """A data set without its labels."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.label_space: LabelSpace | None = None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Clip:
-        return self.dataset[index].without_target()
-
-
-class Relabelled:
-    """A data set whose classes are mapped by name into another label space; the rest becomes 255.
+def training_source(source: Data | Sequence[Data], space: LabelSpace, *, clip_length: int, interval: int) -> Any:
+    """The labelled clips that a recipe trains on, in its label space; several data sets become a ``Mixture``.
 
     Raises:
-        ConfigError: If no class of the data set is one of the space.
+        UserError: If files are missing, damaged ones are to be refused, or no class can be mapped.
     """
-
-    def __init__(self, dataset: Any, space: LabelSpace) -> None:
-        own: LabelSpace = dataset.label_space
-        self.dataset = dataset
-        self.own_space = own
-        self.label_space: LabelSpace | None = space
-        table = space_map(own, space)[: len(own)]
-        if (table == IGNORE).all():
-            raise ConfigError(
-                f"no class of the data ({', '.join(own.names)}) is one of label space {space.name!r} "
-                f"({', '.join(space.names)}); set 'labels' to the classes of the source"
-            )
-        self._table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
-        self._table[: len(own)] = torch.from_numpy(table)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Clip:
-        clip = self.dataset[index]
-        semantic = self._table[clip.target.semantic.long()]
-        return replace(clip, target=PanopticTarget(semantic, clip.target.instance, clip.target.labelled))
+    sections = sections_of(source)
+    clips = {"clip_length": clip_length, "interval": interval}
+    datasets = [in_space(_checked(data, build_dataset(data, **clips)), space, data.mapping) for data in sections]
+    return datasets[0] if len(datasets) == 1 else Mixture(datasets, [data.weight for data in sections])
 
 
-def in_space(dataset: Any, space: LabelSpace) -> Any:
-    """The data set with labels in ``space``."""
+def training_target(data: Data, *, clip_length: int, interval: int) -> Any:
+    """The unlabelled clips that a recipe adapts to.
+
+    Raises:
+        UserError: If files are missing or damaged ones are to be refused.
+    """
+    dataset = _checked(data, build_dataset(data, clip_length=clip_length, interval=interval, labelled=False))
+    return IgnoredRows(dataset, *data.ignored_rows) if any(data.ignored_rows) else dataset
+
+
+def sections_of(source: Data | Sequence[Data]) -> list[Data]:
+    """The data sections of a recipe's ``source``, which is one or a list."""
+    return list(source) if isinstance(source, list | tuple) else [source]
+
+
+def _checked(data: Data, dataset: Any) -> Any:
+    """Refuse or leave out damaged frames before training, as the section says, and say how many."""
+    if not isinstance(data, StoredData):
+        return dataset
+    from vidapt.datasets.integrity import describe_skipped, refuse_or_skip
+
+    problems = refuse_or_skip(dataset, data.damaged)
+    if problems:
+        print(f"{dataset.card.title}: {describe_skipped(problems)}", file=sys.stderr)
+    return dataset
+
+
+def in_space(dataset: Any, space: LabelSpace, mapping: str | None = None) -> Any:
+    """The data set with labels in ``space``.
+
+    Args:
+        dataset: A labelled data set.
+        space: The label space.
+        mapping: Name or file of a class mapping; None finds it.
+
+    Raises:
+        ConfigError: If the mapping does not fit or maps no class.
+    """
     own = getattr(dataset, "label_space", None) or CITYSCAPES
-    return dataset if own == space else Relabelled(dataset, space)
+    if own == space and mapping is None:
+        return dataset
+    return Relabelled(dataset, find_mapping(own, space, mapping))
 
 
 def class_counts(dataset: Any, classes: int, *, clips: int = 500) -> torch.Tensor:

@@ -16,7 +16,7 @@ from vidapt.io.encoder import write_video
 from vidapt.io.reader import open_video
 from vidapt.io.segmentation_folder import encode_png, write_bytes
 from vidapt.jobs.adapt import adapt
-from vidapt.jobs.evaluate import evaluation_videos, labelled_frames
+from vidapt.jobs.evaluate import labelled_frames, scored_videos
 from vidapt.jobs.segment import write_segmentation
 from vidapt.recipe import load_recipe
 from vidapt.segmenter import load
@@ -80,7 +80,7 @@ def write_example(recipe: Recipe, path: Path) -> Path:
     """
     if recipe.evaluation is None:
         raise ConfigError("the demo recipe has no evaluation videos")
-    videos = evaluation_videos(recipe.evaluation)
+    videos = scored_videos(recipe)
     frames = [image for image, _, _ in labelled_frames(videos, len(videos.videos) - 1)]
     written = write_video(frames, path, fps=10)
     return _write_images(frames, path.with_suffix("")) if written is None else written

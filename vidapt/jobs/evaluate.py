@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from vidapt.config import Data, Recipe, StreetWorldData
 from vidapt.datasets.clip_dataset import ClipDataset as StoredClips
+from vidapt.datasets.views import Relabelled
 from vidapt.errors import ConfigError, InputError
 from vidapt.evaluation.runner import Scores, VideoEvaluator
 from vidapt.io.coco import read_header
 from vidapt.io.segmentation_folder import read_segmentation
-from vidapt.jobs.data import build_dataset
+from vidapt.jobs.data import build_dataset, in_space
 from vidapt.jobs.files import write_json
 from vidapt.jobs.progress import progress_bar
-from vidapt.labels import LabelSpace, space_map
+from vidapt.labels import LabelSpace, find_space, space_map
 from vidapt.segmenter import Segmenter, load
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def evaluate(
@@ -52,8 +56,8 @@ def evaluate(
     if (checkpoint is None) == (predictions is None):
         raise ConfigError("evaluate needs exactly one of --checkpoint and --predictions")
     if checkpoint is not None:
-        space = evaluation_videos(_evaluation(recipe)).label_space
-        scores = score_segmenter(load(checkpoint, weights, device, space), recipe)
+        scored_videos(recipe)
+        scores = score_segmenter(load(checkpoint, weights, device, scored_space(recipe)), recipe)
     else:
         scores = _score_predictions(Path(str(predictions)), recipe)
     if out is not None:
@@ -63,26 +67,66 @@ def evaluate(
 
 def score_segmenter(segmenter: Segmenter, recipe: Recipe) -> Scores:
     """Segment and score the evaluation videos; ``segmenter`` answers in their label space."""
-    videos = evaluation_videos(_evaluation(recipe))
-    evaluator = VideoEvaluator(videos.label_space, windows=recipe.scoring.windows)
+    videos = scored_videos(recipe)
+    evaluator = new_evaluator(recipe)
     with progress_bar("evaluating", len(videos.videos)) as advance:
         for number in range(len(videos.videos)):
             stream = segmenter.stream()
             for position, (image, target, flow) in enumerate(labelled_frames(videos, number)):
                 frame = stream.push(image, index=position)
-                evaluator.update(frame, *target, flow=flow, image=image)
+                evaluator.update(frame, *target, labelled=target[0] is not None, flow=flow, image=image)
             evaluator.end_video()
             advance()
     return evaluator.result()
 
 
-def evaluation_videos(data: Data) -> Any:
+def new_evaluator(recipe: Recipe, mapping: NDArray[np.uint8] | None = None) -> VideoEvaluator:
+    """An evaluator for the protocol of a recipe.
+
+    Args:
+        recipe: Its ``scoring`` is the protocol.
+        mapping: uint8 (256,) train ids of the predictions -> ids of the scored space; None if they are the same.
+    """
+    protocol = recipe.scoring
+    return VideoEvaluator(
+        scored_space(recipe),
+        windows=protocol.windows,
+        long_windows=protocol.long_windows,
+        scored_classes=protocol.classes,
+        unscored=protocol.unscored,
+        mapping=mapping,
+    )
+
+
+def evaluation_videos(data: Data, space: LabelSpace | None = None) -> Any:
     """The data set of labelled videos that a section describes.
 
+    Args:
+        data: The section.
+        space: Label space of the labels; None keeps the data's own.
+
     Raises:
-        UserError: If the files are missing or carry no labels.
+        UserError: If the files are missing or carry no labels, or their classes cannot be mapped.
     """
-    return build_dataset(data, clip_length=1, interval=1)
+    dataset = build_dataset(data, clip_length=1, interval=1)
+    return dataset if space is None else in_space(dataset, space, data.mapping)
+
+
+def scored_space(recipe: Recipe) -> LabelSpace:
+    """The label space that a recipe is scored in."""
+    return find_space(recipe.scoring.labels or recipe.labels)
+
+
+def scored_videos(recipe: Recipe) -> Any:
+    """The evaluation videos of a recipe, with labels in the space that is scored.
+
+    Raises:
+        ConfigError: If it has none, or their classes cannot be mapped.
+        InputError: If files are missing or damaged.
+    """
+    if recipe.evaluation is None:
+        raise ConfigError("the recipe has no evaluation videos; set 'evaluation' to labelled footage")
+    return evaluation_videos(recipe.evaluation, scored_space(recipe))
 
 
 @lru_cache(maxsize=64)
@@ -95,33 +139,39 @@ Frame = tuple[Any, tuple[Any, Any], Any]
 
 
 def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
-    """Yield (image, (semantic, instance or None), flow from the previous frame or None) of one video.
+    """Yield (image, (semantic, instance), flow from the previous frame or None) of one video.
 
-    The flow is exact on street_world; elsewhere it is None and the evaluator computes DIS flow from the images.
+    ``semantic`` is None for a frame without labels; ``instance`` is None then and where the data have no instances. The
+    flow is exact on street_world; elsewhere it is None and the evaluator computes DIS flow from the images.
     """
-    if isinstance(videos, StoredClips):
-        has_instances = getattr(videos, "has_instances", False)
-        for image, target in videos.iterate_video(number):
-            if target is None:
-                raise ConfigError(f"{videos.videos[number]} carries no labels to score against")
-            yield image, (target.semantic[0].numpy(), target.instance[0].numpy() if has_instances else None), None
+    stored, relabel = (videos.dataset, videos.relabel) if isinstance(videos, Relabelled) else (videos, lambda x: x)
+    if isinstance(stored, StoredClips):
+        yield from _stored_frames(videos, number)
         return
-    clip = videos.video_clip(number)
-    flow, valid = _exact_flow(videos, number)
+    clip = stored.video_clip(number)
+    target = relabel(clip.target)
+    flow, valid = _exact_flow(stored, number)
     for index in range(len(clip.frames)):
         image = np.ascontiguousarray(clip.frames[index].permute(1, 2, 0).numpy())
-        labels = clip.target.semantic[index].numpy(), clip.target.instance[index].numpy()
+        labels = target.semantic[index].numpy(), target.instance[index].numpy()
         yield image, labels, (flow[index - 1], valid[index - 1]) if index else None
 
 
-def _evaluation(recipe: Recipe) -> Data:
-    if recipe.evaluation is None:
-        raise ConfigError("the recipe has no evaluation videos; set 'evaluation' to labelled footage")
-    return recipe.evaluation
+def _stored_frames(videos: Any, number: int) -> Iterator[Frame]:
+    labelled = False
+    for image, target in videos.iterate_video(number):
+        labelled = labelled or target is not None
+        if target is None:
+            yield image, (None, None), None
+        else:
+            instance = target.instance[0].numpy() if videos.has_instances else None
+            yield image, (target.semantic[0].numpy(), instance), None
+    if not labelled:
+        raise ConfigError(f"{videos.videos[number]} carries no labels to score against")
 
 
 def _score_predictions(folder: Path, recipe: Recipe) -> Scores:
-    videos = evaluation_videos(_evaluation(recipe))
+    videos = scored_videos(recipe)
     folders = [_folder_of(folder, name, len(videos.videos)) for name in videos.videos]
     spaces = {_space_of(own).names: _space_of(own) for own in folders}
     if len(spaces) > 1:
@@ -129,14 +179,14 @@ def _score_predictions(folder: Path, recipe: Recipe) -> Scores:
     (space,) = spaces.values()
     own_space: LabelSpace = videos.label_space
     mapping = None if space.names == own_space.names else space_map(space, own_space)
-    evaluator = VideoEvaluator(own_space, windows=recipe.scoring.windows, mapping=mapping)
+    evaluator = new_evaluator(recipe, mapping)
     for number, own in enumerate(folders):
         predictions = read_segmentation(own)
         for index, (image, target, flow) in enumerate(labelled_frames(videos, number)):
             frame = next((found for found in predictions if found.index >= index), None)
             if frame is None or frame.index > index:
                 raise InputError(f"{own} has no prediction for frame {index} of {videos.videos[number]}; segment all")
-            evaluator.update(frame, *target, flow=flow, image=image)
+            evaluator.update(frame, *target, labelled=target[0] is not None, flow=flow, image=image)
         evaluator.end_video()
     return evaluator.result()
 

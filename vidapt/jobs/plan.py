@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vidapt.clip import IGNORE, ClipBatch, collate
-from vidapt.config import Data, Recipe, StreetWorldData
-from vidapt.jobs.evaluate import evaluation_videos
-from vidapt.labels import LabelSpace, space_map
+from vidapt.clip import ClipBatch, collate
+from vidapt.config import Data, Recipe, StoredData, StreetWorldData
+from vidapt.datasets.views import Mixture, Relabelled
+from vidapt.jobs.data import sections_of
+from vidapt.jobs.evaluate import scored_space, scored_videos
+from vidapt.labels import LabelSpace
+from vidapt.mapping import ClassMapping, find_mapping
 from vidapt.models.network import PanopticNetwork
 from vidapt.transforms import TrainTransform
 
@@ -50,12 +53,12 @@ def plan(
     target = "none (supervised)" if datasets[1] is None else f"{describe(recipe.target)}: {len(datasets[1])} clips"
     return [
         ("run folder", str(run)),
-        ("source", f"{describe(recipe.source)}: {len(datasets[0])} clips"),
+        ("source", f"{describe_all(recipe.source)}: {len(datasets[0])} clips"),
         ("target", target),
         ("classes", f"{space.name}: {len(space)}, things {', '.join(space.names[i] for i in space.things)}"),
-        ("source classes", _mapped(getattr(datasets[0], "own_space", space), space)),
+        *_source_classes(datasets[0], space),
         ("evaluation", describe(recipe.evaluation)),
-        ("evaluation classes", _evaluation_classes(recipe, space)),
+        *_evaluation(recipe, space),
         ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters"),
         ("batch", f"{config.batch} clips of {config.clip_length} frames, crop {config.crop[0]}x{config.crop[1]}"),
         ("steps", str(config.steps)),
@@ -72,20 +75,61 @@ def describe(data: Data | None) -> str:
         return "none"
     if isinstance(data, StreetWorldData):
         return f"street_world {data.style} seed {data.seed}, {data.videos} generated videos of {data.frames} frames"
-    return f"{data.kind} {data.root}"
+    split = f" {data.split}" if isinstance(data, StoredData) else ""
+    return f"{data.kind}{split} {data.root}"
 
 
-def _evaluation_classes(recipe: Recipe, space: LabelSpace) -> str:
-    return "none" if recipe.evaluation is None else _mapped(space, evaluation_videos(recipe.evaluation).label_space)
+def describe_all(source: Data | Sequence[Data]) -> str:
+    """One phrase that names all data sections of a recipe's ``source`` and their shares."""
+    sections = sections_of(source)
+    if len(sections) == 1:
+        return describe(sections[0])
+    total = sum(data.weight for data in sections)
+    return " + ".join(f"{describe(data)} ({data.weight / total:.0%})" for data in sections)
 
 
-def _mapped(source: LabelSpace, target: LabelSpace) -> str:
-    """How many classes of ``source`` have a counterpart in ``target``, and which have none."""
-    if source.names == target.names:
-        return "the same"
-    lost = [name for name, other in zip(source.names, space_map(source, target), strict=False) if other == IGNORE]
+def _source_classes(dataset: Any, space: LabelSpace) -> Rows:
+    parts = dataset.datasets if isinstance(dataset, Mixture) else [dataset]
+    return [("source classes", _relabelled(part, space)) for part in parts]
+
+
+def _relabelled(dataset: Any, space: LabelSpace) -> str:
+    return _mapped(dataset.mapping) if isinstance(dataset, Relabelled) else f"the same as {space.name}"
+
+
+def _evaluation(recipe: Recipe, space: LabelSpace) -> Rows:
+    """What the evaluation holds, how its classes are mapped, and the protocol that scores it."""
+    if recipe.evaluation is None:
+        return []
+    videos, scored = scored_videos(recipe), scored_space(recipe)
+    labels = _relabelled(videos, scored)
+    network = "" if scored == space else f"; network: {_mapped(find_mapping(space, scored))}"
+    return [
+        ("evaluation videos", str(len(videos.videos))),
+        ("evaluation classes", labels + network),
+        ("protocol", describe_protocol(recipe)),
+    ]
+
+
+def describe_protocol(recipe: Recipe) -> str:
+    """The protocol of a recipe in one line: its name, the classes averaged and what the others do."""
+    scoring, space = recipe.scoring, scored_space(recipe)
+    names = space.names if scoring.classes is None else scoring.classes
+    text = f"mean over {len(names)} of {len(space)} classes of {space.name}"
+    if len(names) < len(space):
+        left_out = [name for name in space.names if name not in names]
+        text += f", without {', '.join(left_out)} (their pixels are {scoring.unscored})"
+    return f"{scoring.protocol}: {text}" if scoring.protocol else text
+
+
+def _mapped(mapping: ClassMapping) -> str:
+    """How many classes are mapped, which classes have no counterpart, and which receive nothing."""
+    source, target = mapping.source, mapping.target
+    lost, missing = mapping.ignored, mapping.missing
+    used = len(source) - len(lost) - sum(label.is_void for label in source.classes)
     without = f"; without counterpart: {', '.join(lost)}" if lost else ""
-    return f"{len(source) - len(lost)} of {len(source)} map to {target.name} ({len(target)} classes){without}"
+    empty = f"; receive nothing: {', '.join(missing)}" if missing else ""
+    return f"{used} of {len(source)} of {source.name} map to {target.name} ({len(target)} classes){without}{empty}"
 
 
 def _measure(recipe: Recipe, datasets: tuple[Any, Any], step: Any, device: torch.device) -> tuple[float, float]:

@@ -17,9 +17,9 @@ from vidapt.io.encoder import write_video
 from vidapt.io.images import resize_image
 from vidapt.io.overlay import draw_overlay, label_picture
 from vidapt.io.report import Picture, ReportContent, Table, curve, jpeg, write_report
-from vidapt.jobs.data import build_dataset
-from vidapt.jobs.evaluate import evaluation_videos, is_generated, labelled_frames
-from vidapt.jobs.plan import describe
+from vidapt.jobs.data import build_dataset, sections_of
+from vidapt.jobs.evaluate import is_generated, labelled_frames, scored_space, scored_videos
+from vidapt.jobs.plan import describe, describe_all
 from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, row_title, score_row
 from vidapt.labels import LabelSpace
 from vidapt.segmenter import load
@@ -86,7 +86,7 @@ def _facts(recipe: Recipe, out: Path) -> list[tuple[str, str]]:
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     target = recipe.target
     return [
-        ("source", describe(recipe.source)),
+        ("source", describe_all(recipe.source)),
         ("target", f"{describe(target)} (unlabelled)" if target else "none"),
         ("evaluation", describe(recipe.evaluation)),
         ("network", recipe.model.encoder.name),
@@ -112,7 +112,7 @@ def _class_table(scores: Mapping[str, ScoreData], recipe: Recipe) -> Table:
         cells = [row["class"], *(_percent(scores[name]["rows"][index]["iou"]) for name in names)]
         cells += [_percent(scores[name]["rows"][index]["pq"]) for name in names] if with_pq else []
         rows.append(cells)
-    space = None if recipe.evaluation is None else evaluation_videos(recipe.evaluation).label_space
+    space = None if recipe.evaluation is None else scored_space(recipe)
     return Table(head, rows, [label.colour for label in space.classes] if space else ())
 
 
@@ -181,11 +181,12 @@ class Footage:
 def _footage(recipe: Recipe) -> Footage:
     """The first evaluation video, or else the first video of the target or of the source; no more than a short part."""
     if recipe.evaluation is not None:
-        videos = evaluation_videos(recipe.evaluation)
+        videos = scored_videos(recipe)
         labelled = [(image, labels[0]) for image, labels, _ in islice(labelled_frames(videos, 0), FILMED)]
         return Footage("first evaluation video", labelled, videos.label_space)
     what = "source" if recipe.target is None else "target"
-    dataset = build_dataset(recipe.target or recipe.source, clip_length=1, interval=1, labelled=recipe.target is None)
+    shown = recipe.target or sections_of(recipe.source)[0]
+    dataset = build_dataset(shown, clip_length=1, interval=1, labelled=recipe.target is None)
     clips = (dataset[index] for index in range(min(FILMED, len(dataset))))
     name = dataset[0].video
     first = list(takewhile(lambda clip: clip.video == name, clips))

@@ -23,8 +23,8 @@ from vidapt.engine.train import Loader
 from vidapt.engine.train import train as run_training
 from vidapt.errors import ConfigError, UserError
 from vidapt.jobs.calibrate import calibrate
-from vidapt.jobs.data import build_dataset, class_counts, in_space
-from vidapt.jobs.evaluate import evaluation_videos, score_segmenter
+from vidapt.jobs.data import class_counts, training_source, training_target
+from vidapt.jobs.evaluate import evaluation_videos, score_segmenter, scored_space, scored_videos
 from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.plan import print_plan
 from vidapt.jobs.report import write_run_report
@@ -209,18 +209,18 @@ def open_data(recipe: Recipe) -> tuple[Any, Any]:
     """
     space = find_space(recipe.labels)
     if recipe.validation is not None:
-        evaluation_videos(recipe.validation)
+        evaluation_videos(recipe.validation, space)
     if recipe.evaluation is not None:
-        mapping_matrix(space, evaluation_videos(recipe.evaluation).label_space)
+        mapping_matrix(space, scored_videos(recipe).label_space)
     return _datasets(recipe, space)
 
 
 def _datasets(recipe: Recipe, space: LabelSpace) -> tuple[Any, Any]:
     clips: dict[str, Any] = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
-    source = in_space(build_dataset(recipe.source, **clips), space)
+    source = training_source(recipe.source, space, **clips)
     if recipe.method is None or recipe.target is None:
         return source, None
-    return source, build_dataset(recipe.target, **clips, labelled=False)
+    return source, training_target(recipe.target, **clips)
 
 
 def _build_network(recipe: Recipe, *, fresh: bool) -> PanopticNetwork:
@@ -283,8 +283,7 @@ def _finish(recipe: Recipe, run: Path, folder: Path, device: str | None) -> dict
     scores: dict[str, ScoreData] = {}
     if recipe.evaluation is not None:
         name = recipe.inference.weights
-        space = evaluation_videos(recipe.evaluation).label_space
-        segmenter = load(folder / f"{name}.safetensors", device=device, space=space)
+        segmenter = load(folder / f"{name}.safetensors", device=device, space=scored_space(recipe))
         scores[name] = score_segmenter(segmenter, recipe).to_dict()
     write_json(run / "scores.json", scores)
     return scores

@@ -5,10 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from vidapt.errors import UserError
+from vidapt.evaluation import histogram as histogram_module
 from vidapt.evaluation.histogram import (
     category_of,
     compact,
     compress_runs,
+    frame_histogram,
     join_frames,
     joint_histogram,
     predicted_codes,
@@ -91,12 +93,62 @@ def test_runs_of_a_view_that_is_not_contiguous():
     np.testing.assert_array_equal(values[0].repeat(counts), label_map.T.ravel())
 
 
-@pytest.mark.parametrize("offset", [0, -7, 2**40])
-def test_compact_with_and_without_table(offset):
-    values = np.array([[3, 9], [3, 0]]) + offset
+def assert_compacted(values):
     unique, position = compact(values)
+    assert position.shape == values.shape
     np.testing.assert_array_equal(unique[position], values)
     assert unique.tolist() == sorted(set(values.ravel().tolist()))
+
+
+LONG = (70, 90)
+"""More elements than are sorted without trying a table."""
+
+
+@pytest.mark.parametrize("offset", [0, -7, 2**40])
+@pytest.mark.parametrize("repeats", [1, 2000])
+def test_compact_with_and_without_table(offset, repeats):
+    assert_compacted((np.array([[3, 9], [3, 0]]) + offset).repeat(repeats, 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(-(2**40), 2**40) | st.integers(0, 2**24), min_size=1, max_size=400, unique=True),
+    st.sampled_from([np.int32, np.int64]),
+    st.integers(0, 2**32 - 1),
+)
+def test_compact_of_long_arrays(choices, dtype, seed):
+    values = np.array(choices).astype(dtype)
+    assert_compacted(np.random.default_rng(seed).choice(values, LONG))
+
+
+@pytest.mark.parametrize("most", [2**18 - 1, 2**18])
+def test_compact_at_the_edge_of_the_table(most):
+    assert_compacted(np.resize([most, 0, 17], LONG))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_compact_of_small_integers(dtype):
+    assert_compacted(np.random.default_rng(0).integers(0, 128, LONG).astype(dtype))
+
+
+def test_compact_where_two_values_have_one_slot():
+    candidates = np.arange(2**18, 2**20)
+    slots = histogram_module._slots(candidates)
+    slot = np.bincount(slots).argmax()
+    same = candidates[slots == slot][:2]
+    assert same.size == 2
+    values = np.resize(same, LONG)
+    assert histogram_module._compact_by_slot(values.ravel()) is None
+    assert_compacted(values)
+
+
+def test_long_maps_are_not_sorted(monkeypatch):
+    """The street sizes of every data set's ids: class ids, class * 1000 + number, 24-bit colours."""
+    rng = np.random.default_rng(3)
+    maps = [rng.choice(ids, LONG) for ids in (np.arange(60), 11000 + np.arange(60), rng.integers(0, 2**24, 30))]
+    monkeypatch.setattr(np, "searchsorted", None)
+    for values in maps:
+        assert_compacted(values)
 
 
 def test_target_codes_separate_classes_tracks_and_crowd():
@@ -143,6 +195,88 @@ def test_unscored_codes_have_no_class_and_are_not_void():
     assert len(set(codes.tolist())) == 3
 
 
+THINGS = [index for index in range(len(CITYSCAPES)) if CITYSCAPES.is_thing[index]]
+CATEGORIES = {256: CAR, 300: 11, 70_000: 18, 2**24 - 1: CAR}
+
+
+def plain_counts(semantic, instance, ids, left_out=()):
+    """{(target code, predicted code): pixels}, from np.unique over pixels and one code at a time."""
+    pixels = np.stack([labels.ravel().astype(np.int64) for labels in (semantic, instance, ids)])
+    found, counts = np.unique(pixels, axis=1, return_counts=True)
+    expected = {}
+    for train_id, track, panoptic_id, count in zip(*found.tolist(), counts.tolist(), strict=True):
+        code = (track if train_id in THINGS else 0) * 256 + train_id + 1
+        target = 0 if train_id == 255 else code * 256 if train_id in left_out else code
+        thing = panoptic_id * 256 + CATEGORIES[panoptic_id] + 1 if panoptic_id >= 256 else panoptic_id
+        expected[target, thing] = expected.get((target, thing), 0) + count
+    return expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12), st.data())
+def test_frame_histogram_counts_as_np_unique(shape, data):
+    semantic = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 11, CAR, 18, 255])))
+    instance = data.draw(arrays(np.int32, shape, elements=st.sampled_from([0, 1, 13_007, 2**24 - 1, 2**31 - 1])))
+    ids = data.draw(arrays(np.int32, shape, elements=st.sampled_from([0, 1, 19, *CATEGORIES])))
+    left_out = data.draw(st.sets(st.sampled_from([0, 11, CAR])))
+    table = np.isin(np.arange(256), list(left_out))
+    histogram = frame_histogram(semantic, instance, ids, CATEGORIES, CITYSCAPES, left_out=table)
+    assert as_dict(histogram) == plain_counts(semantic, instance, ids, left_out)
+
+
+@pytest.mark.parametrize("columns", [1, 40])
+def test_frame_histogram_equals_codes_per_pixel(columns):
+    """Large enough for every table, with more than 255 segments on either side."""
+    rng = np.random.default_rng(4)
+    semantic = rng.choice([0, 1, 2, 11, CAR, 255], (60, 80)).astype(np.uint8).repeat(columns, 1)
+    instance = rng.integers(0, 300, (60, 80)).astype(np.int32).repeat(columns, 1) * 55_000
+    ids = rng.integers(256, 2**24, 400)[rng.integers(0, 400, (60, 80))].astype(np.int32).repeat(columns, 1)
+    categories = dict.fromkeys(ids.ravel().tolist(), CAR)
+    histogram = frame_histogram(semantic, instance, ids, categories, CITYSCAPES)
+    codes = target_codes(semantic, instance, CITYSCAPES.is_thing)
+    expected = joint_histogram(codes, predicted_codes(ids, categories, len(CITYSCAPES)))
+    for name in ("target", "predicted", "rows", "columns", "counts"):
+        np.testing.assert_array_equal(getattr(histogram, name), getattr(expected, name))
+    assert min(histogram.target.size, histogram.predicted.size) > 255
+    assert as_dict(histogram) == counted(codes, predicted_codes(ids, categories, len(CITYSCAPES)))
+
+
+def test_frame_histogram_of_runs_and_of_views_that_are_not_contiguous():
+    rng = np.random.default_rng(5)
+    semantic = rng.choice([0, CAR, 255], (30, 20)).astype(np.uint8)
+    instance, ids = rng.integers(0, 3, (30, 20)).astype(np.int32), rng.choice([0, 1, 256], (30, 20)).astype(np.int32)
+    expected = plain_counts(semantic, instance, ids)
+    (*maps,), counts = compress_runs(semantic, instance, ids)
+    assert as_dict(frame_histogram(*maps, CATEGORIES, CITYSCAPES, counts=counts)) == expected
+    views = (semantic.T, np.asfortranarray(instance).T, ids[::-1, ::-1][::-1, ::-1].T)
+    assert not views[2].flags["C_CONTIGUOUS"]
+    assert as_dict(frame_histogram(*views, CATEGORIES, CITYSCAPES)) == expected
+
+
+def test_numbered_stuff_is_one_segment_and_void_has_no_track():
+    semantic = np.array([[1, 1, 255, 255]], np.uint8)
+    histogram = frame_histogram(semantic, np.array([[7, 8, 9, 0]]), np.array([[2, 2, 2, 2]]), {}, CITYSCAPES)
+    assert as_dict(histogram) == {(2, 2): 2, (0, 2): 2}
+
+
+def test_one_pixel_and_no_pixel():
+    maps = np.array([[CAR]], np.uint8), np.array([[5]]), np.array([[300]])
+    assert as_dict(frame_histogram(*maps, {300: 11}, CITYSCAPES)) == {(5 * 256 + CAR + 1, 300 * 256 + 12): 1}
+    histogram = frame_histogram(*(labels[:0] for labels in maps), {}, CITYSCAPES)
+    assert histogram.target.size == histogram.predicted.size == histogram.counts.size == 0
+
+
+def test_frame_histogram_refuses_what_the_codes_refuse():
+    car, one = np.array([[CAR]], np.uint8), np.array([[1]])
+    with pytest.raises(UserError, match="must not be negative, got -3"):
+        frame_histogram(car, np.array([[-3]]), one, {}, CITYSCAPES)
+    with pytest.raises(UserError, match="panoptic id 300 is neither"):
+        frame_histogram(car, one, np.array([[300]]), {256: CAR}, CITYSCAPES)
+    with pytest.raises(UserError, match=r"one size, got \(1, 1\), \(1, 1\), \(1, 2\)"):
+        frame_histogram(car, one, np.array([[1, 1]]), {}, CITYSCAPES)
+    assert as_dict(frame_histogram(np.array([[1]], np.uint8), np.array([[-3]]), one, {}, CITYSCAPES)) == {(2, 1): 1}
+
+
 def test_window_adds_frames():
     rng = np.random.default_rng(2)
     targets, predictions = rng.integers(0, 4, (2, 3, 5, 5))
@@ -155,3 +289,22 @@ def test_window_keeps_the_first_class_of_a_track():
     frames = [np.array([[stuff, 0]]), np.array([[bus, stuff]]), np.array([[car, car]])]
     window = join_frames([joint_histogram(np.zeros((1, 2), int), frame) for frame in frames])
     assert dict(zip(window.predicted.tolist(), window.predicted_area.tolist(), strict=True)) == {0: 1, stuff: 2, bus: 3}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_joining_joined_frames_equals_joining_all(data):
+    """Tracks 256 and 257 change their class from frame to frame; frames differ in their segments."""
+    size = data.draw(st.integers(1, 6))
+    targets = data.draw(arrays(np.int64, (4, size), elements=st.sampled_from([0, 1, 2, 7 * 256 + 14, 9 * 256 + 14])))
+    tracks = data.draw(arrays(np.int64, (4, size), elements=st.sampled_from([0, 1, 256 * 256, 257 * 256])))
+    classes = data.draw(arrays(np.int64, (4, 2), elements=st.sampled_from([12, 14, 15])))
+    codes = np.where(tracks < 256, tracks, tracks + classes[np.arange(4)[:, None], tracks // 256 % 2])
+    frames = [joint_histogram(*maps) for maps in zip(targets, codes, strict=True)]
+    first_class = {}
+    for code in codes[codes >= 256].tolist():
+        first_class.setdefault(code // 256, code)
+    expected = counted(targets, np.vectorize(lambda code: first_class.get(code // 256, code), otypes=[int])(codes))
+    assert as_dict(join_frames(frames)) == expected
+    assert as_dict(join_frames([frames[0], join_frames(frames[1:])])) == expected
+    assert as_dict(join_frames([*frames[:2], join_frames(frames[2:])])) == expected

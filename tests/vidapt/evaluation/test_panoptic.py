@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from vidapt.evaluation.histogram import joint_histogram, unscored_codes
-from vidapt.evaluation.panoptic import PanopticCounts, count_matches, panoptic_scores
+from vidapt.evaluation.panoptic import (
+    PanopticCounts,
+    SegmentMatches,
+    count_matches,
+    count_outcomes,
+    count_stuff_overlaps,
+    dagger_counts,
+    match_segments,
+    matchable_pairs,
+    panoptic_scores,
+)
 from vidapt.evaluation.semantic import ScoredClasses
 from vidapt.labels import LabelClass, LabelSpace
 
@@ -117,3 +127,86 @@ def test_no_class_at_all():
     scores = panoptic_scores(PanopticCounts.zeros(3), ScoredClasses.of(SPACE))
     assert np.isnan(scores.all.pq)
     assert scores.all.classes == ()
+
+
+def overlaps_of(target, predicted):
+    maps = [np.concatenate([np.full(pixels, code) for code, pixels in row]) for row in (target, predicted)]
+    return count_stuff_overlaps(joint_histogram(*maps), SPACE.is_thing, len(SPACE))
+
+
+def test_stuff_overlaps_count_below_one_half():
+    overlaps = overlaps_of([(SKY, 4), (car(1), 4)], [(SKY, 1), (car(300), 7)])
+    assert overlaps.iou.tolist() == [0.25, 0, 0]
+    assert as_lists(overlaps) == ([1, 0, 0], [0, 0, 0], [0, 0, 0])
+
+
+def test_stuff_overlaps_leave_out_void_and_crowd():
+    """Two sky pixels on void leave the union; the crowd of cars is no stuff and matches nothing."""
+    overlaps = overlaps_of([(SKY, 4), (VOID, 2), (CROWD, 3)], [(SKY, 7), (CROWD, 2)])
+    assert overlaps.iou.tolist() == [4 / 5, 0, 0]
+    assert overlaps.tp.tolist() == [1, 0, 0]
+
+
+def test_missed_stuff_is_a_segment_and_invented_stuff_is_none():
+    assert overlaps_of([(SKY, 4)], [(car(300), 4)]).tp.tolist() == [1, 0, 0]
+    assert overlaps_of([(car(1), 4)], [(SKY, 4)]).tp.tolist() == [0, 0, 0]
+
+
+def test_unscored_targets_are_no_stuff():
+    removed = int(unscored_codes(np.array([SKY]))[0])
+    overlaps = overlaps_of([(removed, 4), (SKY, 2)], [(SKY, 6)])
+    assert overlaps.tp.tolist() == [1, 0, 0]
+    assert overlaps.iou[0] == pytest.approx(2 / 6)
+
+
+def test_dagger_by_hand():
+    """Over two frames: sky has IoU 0.25 and 1 over two segments; cars count as in PQ."""
+    frames = [
+        ([(SKY, 4), (car(1), 4)], [(SKY, 1), (car(300), 4), (car(301), 3)]),
+        ([(SKY, 4), (car(1), 4)], [(SKY, 4), (car(300), 3), (car(301), 1)]),
+    ]
+    counts, overlaps = PanopticCounts.zeros(3), PanopticCounts.zeros(3)
+    for frame in frames:
+        counts += count(*frame)
+        overlaps += overlaps_of(*frame)
+    dagger = dagger_counts(counts, overlaps, SPACE.is_thing)
+    assert (counts.fp.tolist(), counts.fn.tolist()) == ([1, 2, 0], [1, 0, 0])
+    assert as_lists(dagger) == ([2, 2, 0], [0, 2, 0], [0, 0, 0])
+    scores = panoptic_scores(dagger, ScoredClasses.of(SPACE))
+    assert scores.stuff.pq == pytest.approx(1.25 / 2)
+    assert scores.things.pq == pytest.approx(1.5 / 3)
+    assert scores.all.pq == pytest.approx((1.25 / 2 + 1.5 / 3) / 2)
+
+
+def test_dagger_leaves_out_stuff_that_no_target_has():
+    frame = ([(car(1), 4)], [(SKY, 1), (car(300), 3)])
+    dagger = dagger_counts(count(*frame), overlaps_of(*frame), SPACE.is_thing)
+    assert count(*frame).fp.tolist() == [1, 0, 0]
+    assert panoptic_scores(dagger, ScoredClasses.of(SPACE)).all.classes == ("car",)
+
+
+def test_dagger_of_things_alone_is_pq():
+    frame = ([(car(1), 4), (bus(2), 3)], [(car(300), 3), (bus(301), 4)])
+    dagger = dagger_counts(count(*frame), overlaps_of(*frame), SPACE.is_thing)
+    np.testing.assert_array_equal(dagger.iou, count(*frame).iou)
+    assert as_lists(dagger) == as_lists(count(*frame))
+
+
+def test_matchable_pairs():
+    """Void, crowds, unscored segments and other classes match nothing."""
+    removed = int(unscored_codes(np.array([SKY]))[0])
+    target = np.array([VOID, SKY, CROWD, car(1), car(1), removed])
+    predicted = np.array([SKY, SKY, car(300), car(300), bus(301), SKY])
+    histogram = joint_histogram(target, predicted)
+    pairs = np.flatnonzero(matchable_pairs(histogram, SPACE.is_thing))
+    found = {(int(histogram.target[histogram.rows[i]]), int(histogram.predicted[histogram.columns[i]])) for i in pairs}
+    assert found == {(SKY, SKY), (car(1), car(300))}
+
+
+def test_outcomes_of_other_matches():
+    """A match that another rule rejects leaves a missed target and a false positive behind."""
+    histogram = joint_histogram(np.full(4, car(1)), np.full(4, car(300)))
+    none = SegmentMatches(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
+    assert as_lists(count_outcomes(histogram, none, SPACE.is_thing, 3)) == ([0, 0, 0], [0, 1, 0], [0, 1, 0])
+    matches = match_segments(histogram, matchable_pairs(histogram, SPACE.is_thing))
+    assert as_lists(count_outcomes(histogram, matches, SPACE.is_thing, 3)) == ([0, 1, 0], [0, 0, 0], [0, 0, 0])

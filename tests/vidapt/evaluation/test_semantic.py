@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 
 from vidapt.errors import ConfigError, UserError
-from vidapt.evaluation.semantic import ScoredClasses, SemanticConfusion, confusion_matrix, iou_per_class
-from vidapt.labels import CITYSCAPES
+from vidapt.evaluation.semantic import (
+    ScoredClasses,
+    SemanticConfusion,
+    categories_of,
+    category_scores,
+    confusion_matrix,
+    iou_per_class,
+)
+from vidapt.labels import CITYSCAPES, LabelClass, LabelSpace
 
 
 def test_iou_by_hand():
@@ -86,3 +93,89 @@ def test_bad_scored_classes(classes):
 def test_unknown_class_name():
     with pytest.raises(ConfigError, match="spaceship"):
         ScoredClasses.of(CITYSCAPES, ["spaceship"])
+
+
+GROUPED = LabelSpace(
+    "grouped",
+    (
+        LabelClass("road", False, (0, 0, 1), group="flat"),
+        LabelClass("sidewalk", False, (0, 0, 2), group="flat"),
+        LabelClass("parking", False, (0, 0, 3), is_void=True, group="flat"),
+        LabelClass("car", True, (0, 0, 4), group="vehicle"),
+        LabelClass("sky", False, (0, 0, 5)),
+    ),
+)
+
+
+def category_iou(target, predicted, classes=None):
+    confusion = confusion_matrix(np.array(target, np.uint8), np.array(predicted, np.uint8), len(GROUPED))
+    return category_scores(confusion, ScoredClasses.of(GROUPED, classes))
+
+
+def test_classes_of_a_group_may_be_taken_for_each_other():
+    scores = category_iou([0, 0, 1, 3, 3], [1, 0, 0, 3, 0])
+    assert scores.iou == pytest.approx({"flat": 3 / 4, "vehicle": 1 / 2})
+    assert scores.mean == pytest.approx(5 / 8)
+    assert scores.averaged == ("flat", "vehicle")
+
+
+def test_void_classes_and_no_class_are_misses_of_a_group():
+    """Parking belongs to the group but is not scored, so predicting it on road is a miss (Cityscapes scorer)."""
+    assert category_iou([0, 0, 0, 0], [0, 2, 255, 1]).iou["flat"] == pytest.approx(2 / 4)
+
+
+def test_classes_without_a_group_are_no_category_but_false_positives_of_others():
+    scores = category_iou([4, 4, 0], [0, 4, 0])
+    assert set(scores.iou) == {"flat", "vehicle"}
+    assert scores.iou["flat"] == pytest.approx(1 / 2)
+    assert scores.averaged == ("flat",)
+
+
+def test_ignored_pixels_count_in_no_category():
+    scores = category_iou([255, 255, 3], [0, 3, 3])
+    assert scores.averaged == ("vehicle",)
+    assert scores.iou["vehicle"] == 1
+
+
+def test_protocol_leaves_classes_out_of_their_category():
+    """Without the sidewalk: its pixels are neither asked for nor, within the group, false positives."""
+    scores = category_iou([0, 0, 1, 1], [0, 1, 0, 3], ["road", "car"])
+    assert scores.iou == pytest.approx({"flat": 1 / 2, "vehicle": 0})
+    assert category_iou([3], [3], ["car"]).iou == {"vehicle": 1.0}
+
+
+def test_no_category_at_all():
+    scores = category_iou([], [])
+    assert np.isnan(scores.mean)
+    assert scores.averaged == ()
+
+
+def test_spaces_without_groups_are_refused():
+    space = LabelSpace("plain", (LabelClass("road", False, (0, 0, 1)),))
+    with pytest.raises(UserError, match=r"label space 'plain' has no groups.*add 'group'"):
+        category_scores(np.zeros((1, 2), np.int64), ScoredClasses.of(space))
+
+
+def test_cityscapes_categories():
+    categories = {category.name: category.members for category in categories_of(ScoredClasses.of(CITYSCAPES))}
+    assert categories == {
+        "flat": (0, 1),
+        "construction": (2, 3, 4),
+        "object": (5, 6, 7),
+        "nature": (8, 9),
+        "sky": (10,),
+        "human": (11, 12),
+        "vehicle": (13, 14, 15, 16, 17, 18),
+    }
+
+
+def test_void_classes_are_never_scored():
+    assert ScoredClasses.of(GROUPED).ids == (0, 1, 3, 4)
+    with pytest.raises(UserError, match="class parking of 'grouped' is void"):
+        ScoredClasses.of(GROUPED, ["road", "parking"])
+
+
+def test_a_space_of_void_classes_has_nothing_to_score():
+    space = LabelSpace("void", (LabelClass("nothing", False, (0, 0, 1), is_void=True),))
+    with pytest.raises(UserError, match="must be one or more"):
+        ScoredClasses.of(space)

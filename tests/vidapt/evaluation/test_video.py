@@ -3,7 +3,7 @@ import pytest
 
 from vidapt.errors import UserError
 from vidapt.evaluation.histogram import joint_histogram
-from vidapt.evaluation.panoptic import panoptic_scores
+from vidapt.evaluation.panoptic import PanopticCounts, count_matches, panoptic_scores
 from vidapt.evaluation.semantic import ScoredClasses
 from vidapt.evaluation.video import TrackingQuality, VideoPanopticQuality
 from vidapt.labels import LabelClass, LabelSpace
@@ -81,6 +81,30 @@ def test_tube_has_the_class_of_its_first_frame():
     assert quality.counts[2].tp.tolist() == [0, 1, 0]
     assert quality.counts[2].fp.tolist() == [0, 0, 1]
     assert quality.counts[2].fn.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("windows", [(1, 2, 3, 4), (4, 2), (3,), (1, 5, 6), (2, 9)])
+def test_windows_equal_the_stacked_frames(windows):
+    """Every window from all its frames at once, of a video in which tracks come, go and change their class."""
+    rng = np.random.default_rng(6)
+    targets = rng.choice([0, SKY, car(0), car(1), car(2), bus(3)], (7, 1, 40))
+    tracks = rng.choice([0, SKY, 300, 301, 302], (7, 1, 40))
+    codes = np.where(tracks < 256, tracks, tracks * 256 + rng.integers(2, 4, (7, 1, 1)))
+    quality = VideoPanopticQuality(SPACE, windows)
+    for maps in zip(targets, codes, strict=True):
+        quality.update(joint_histogram(*maps))
+    for length in windows:
+        expected = PanopticCounts.zeros(3)
+        for first in range(7 - length + 1):
+            part = codes[first : first + length]
+            classes = {track: int(part[part // 256 == track][0]) for track in set((part // 256).flat) - {0}}
+            stacked = np.array([classes.get(code // 256, code) for code in part.ravel().tolist()])
+            frames = joint_histogram(targets[first : first + length].ravel(), stacked)
+            expected += count_matches(frames, SPACE.is_thing, 3)
+        assert quality.places[length] == max(7 - length + 1, 0)
+        for name in ("tp", "fp", "fn"):
+            np.testing.assert_array_equal(getattr(quality.counts[length], name), getattr(expected, name))
+        np.testing.assert_allclose(quality.counts[length].iou, expected.iou, rtol=1e-12)
 
 
 def test_memory_is_bounded_by_the_longest_window():

@@ -9,9 +9,11 @@ import torch
 from tests.tiny_runs import moving_frames, write_camvid, write_images, write_labelled
 from vidapt.clip import Clip, PanopticTarget
 from vidapt.config import CamVidData, LabelledFolderData, StreetWorldData, VideosData
+from vidapt.datasets.views import Relabelled, Unlabelled
 from vidapt.errors import ConfigError, InputError
-from vidapt.jobs.data import Relabelled, Unlabelled, build_dataset, class_counts, find_root, in_space
+from vidapt.jobs.data import build_dataset, class_counts, find_root, in_space
 from vidapt.labels import CAMVID, CITYSCAPES, LabelClass, LabelSpace
+from vidapt.mapping import find_mapping
 
 CLIPS: dict[str, Any] = {"clip_length": 1, "interval": 1}
 WORLD = StreetWorldData(videos=1, frames=3, size=(32, 64))
@@ -130,7 +132,7 @@ def test_unlabelled_hides_the_labels_of_any_data_set() -> None:
 
 def test_camvid_labels_become_cityscapes_labels() -> None:
     semantic = [*range(11), 255]
-    clip = Relabelled(Labels(CAMVID, semantic), CITYSCAPES)[0]
+    clip = Relabelled(Labels(CAMVID, semantic), find_mapping(CAMVID, CITYSCAPES))[0]
     names = "sky building pole road sidewalk vegetation sign fence car person rider"
     expected = [CITYSCAPES.index(name) for name in names.split()]
     assert clip.target is not None

@@ -160,7 +160,10 @@ def test_exactly_one_thing_is_scored(recipe: Recipe, weights: Path, tmp_path: Pa
 
 def test_predictions_in_another_space_are_mapped_by_name(weights: Path, tmp_path: Path) -> None:
     """Folders in Cityscapes classes, labels in CamVid's: classes are joined, not taken by number."""
-    recipe = tiny_recipe(evaluation={"kind": "camvid", "root": str(write_camvid(tmp_path / "camvid")), "split": "val"})
+    recipe = tiny_recipe(
+        evaluation={"kind": "camvid", "root": str(write_camvid(tmp_path / "camvid")), "split": "val"},
+        scoring={"labels": "camvid"},
+    )
     folder = segment_all(recipe, weights, tmp_path / "own") / "0016E5"
     scores = evaluate(recipe, predictions=folder)
     assert scores.label_space == "camvid"
@@ -179,7 +182,10 @@ def test_predictions_in_another_space_are_mapped_by_name(weights: Path, tmp_path
 
 
 def test_a_checkpoint_answers_in_the_space_of_the_labels(weights: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(evaluation={"kind": "camvid", "root": str(write_camvid(tmp_path / "camvid")), "split": "val"})
+    recipe = tiny_recipe(
+        evaluation={"kind": "camvid", "root": str(write_camvid(tmp_path / "camvid")), "split": "val"},
+        scoring={"labels": "camvid"},
+    )
     scores = evaluate(recipe, checkpoint=weights, device="cpu")
     assert (scores.label_space, scores.frames, scores.videos) == ("camvid", 4, 1)
     assert scores.flicker is not None

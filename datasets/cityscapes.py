@@ -1,0 +1,104 @@
+"""Cityscapes: street scenes of 50 cities with fine panoptic labels (Cordts et al., CVPR 2016).
+
+``instanceIds`` pictures hold everything: below 1000 the label id itself (stuff, void or a group region of a thing
+class), from 1000 up ``label id · 1000 + number`` of a single instance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below, still
+from vidapt.io.images import read_label
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LICENCE = "Cityscapes terms: research and other non-commercial use, no redistribution"
+HOME = "https://www.cityscapes-dataset.com"
+
+
+FINE_SPLITS = ("train", "val")
+"""Splits with fine labels; those of ``test`` are withheld (its files show void only), ``train_extra`` is coarse."""
+
+
+class Cityscapes(StoredDataset):
+    """Still images of Cityscapes with their fine labels; arguments as in ``StoredDataset``.
+
+    Args:
+        instances: False reads the ``labelIds`` pictures and gives semantic labels only.
+    """
+
+    card = DatasetCard(
+        name="cityscapes",
+        title="Cityscapes",
+        labels="panoptic",
+        video=False,
+        splits={"train": 2975, "val": 500, "test": 1525, "train_extra": 19998},
+        layout=(
+            "leftImg8bit/<split>/<city>/<city>_<seq>_<frame>_leftImg8bit.png\n"
+            "gtFine/<split>/<city>/<city>_<seq>_<frame>_gtFine_instanceIds.png (semantic only: _labelIds.png)"
+        ),
+        licence=LICENCE,
+        home=HOME,
+        checked="checked on real files",
+    )
+    space = "cityscapes_ids"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        clip_length: int = 1,
+        interval: int = 1,
+        labelled: bool = True,
+        options: ReadOptions | None = None,
+        instances: bool = True,
+    ) -> None:
+        self.has_instances = instances
+        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+
+    def find_videos(self) -> list[Video]:
+        """List the pictures of the split."""
+        return self.stills("leftImg8bit", "_leftImg8bit.png")
+
+    def stills(self, folder: str, ending: str) -> list[Video]:
+        """The pictures of the split below ``folder`` whose names end in ``ending``, each with its fine labels."""
+        images = files_below(self.root, f"{folder}/{self.split}", ending)
+        named = ((image, image_id(image, ending)) for image in images)
+        return [still(name, image, self.label_files(name)) for image, name in named]
+
+    def label_files(self, name: str) -> tuple[str, ...]:
+        """Label files of the frame ``<city>_<seq>_<frame>``; none in splits that have only coarse or no labels."""
+        if self.split not in FINE_SPLITS:
+            return ()
+        kind = "instanceIds" if self.has_instances else "labelIds"
+        return (f"gtFine/{self.split}/{name.split('_')[0]}/{name}_gtFine_{kind}.png",)
+
+    def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
+        """Decode an ``instanceIds`` or ``labelIds`` picture."""
+        picture = read_label(self.root / frame.labels[0])
+        return split_instance_ids(picture) if self.has_instances else (picture, np.zeros(picture.shape, np.int32))
+
+
+def image_id(path: str, ending: str) -> str:
+    """``<city>_<seq>_<frame>`` of a file of Cityscapes."""
+    return path.rpartition("/")[2].removesuffix(ending)
+
+
+def split_instance_ids(picture: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Label ids and instances of an ``instanceIds`` picture.
+
+    >>> semantic, instance = split_instance_ids(np.array([[7, 26, 26003]], np.int32))
+    >>> semantic.tolist(), instance.tolist()
+    ([[7, 26, 26]], [[0, 0, 26003]])
+
+    Args:
+        picture: int32 (H,W); values from 1000 up are ``label id · 1000 + number``.
+    """
+    single = picture >= 1000
+    return np.where(single, picture // 1000, picture), np.where(single, picture, 0)

@@ -1,0 +1,82 @@
+"""GTA5, "Playing for Data": game frames with semantic labels (Richter et al., ECCV 2016).
+
+Label pictures are palette pictures whose index is the Cityscapes label id.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
+from vidapt.errors import InputError
+from vidapt.io.images import read_label, resize_label_to
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+UNUSABLE = (15188, 17705)
+"""Pictures without content: one white, one black."""
+
+OTHER_SIZE = range(20801, 20861)
+"""Pictures whose labels are released in another size."""
+
+
+class Gta5(StoredDataset):
+    """Still images of GTA5; arguments as in ``StoredDataset``.
+
+    Of the 24966 pictures two are left out: 15188 is white and 17705 black. The labels of 20801 to 20860 are known to
+    have another size than their pictures and are scaled to them by nearest neighbour; a difference elsewhere is an
+    error.
+    """
+
+    card = DatasetCard(
+        name="gta5",
+        title="GTA5",
+        labels="semantic",
+        video=False,
+        splits={"train": 24966 - len(UNUSABLE)},
+        layout="images/<number>.png\nlabels/<number>.png",
+        licence="research only",
+        home="https://download.visinf.tu-darmstadt.de/data/from_games",
+        checked="on generated files only",
+    )
+    space = "cityscapes_ids"
+    scales_labels = True
+
+    def find_videos(self) -> list[Video]:
+        """List ``images`` without the unusable ones."""
+        paths = [PurePosixPath(image) for image in files_below(self.root, "images", ".png")]
+        numbered = ((int(path.stem), path) for path in paths if path.stem.isdecimal())
+        return [_still(number, path) for number, path in numbered if number not in UNUSABLE]
+
+    def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
+        """Read palette indices; scale them where another size is known."""
+        semantic = read_ids(self.root / frame.labels[0])
+        if frame.number in OTHER_SIZE:
+            semantic = resize_label_to(semantic, _picture_size(self.root / frame.image))
+        return semantic, np.zeros(semantic.shape, np.int32)
+
+
+def _still(number: int, image: PurePosixPath) -> Video:
+    return Video(image.stem, (Frame(image.stem, str(image), (f"labels/{image.name}",), number=number),))
+
+
+def read_ids(path: Path) -> NDArray[np.int32]:
+    """Read a label picture of one id per pixel, grey or a palette index: int32 (H,W).
+
+    Raises:
+        InputError: If the file cannot be read or is a picture in colours.
+    """
+    picture = read_label(path)
+    if picture.ndim != 2:
+        raise InputError(f"{path} is a picture in colours; its labels must be one id per pixel, grey or palette index")
+    return picture
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.height, picture.width

@@ -1,0 +1,428 @@
+"""What the published data sets share: an index of files, label ids that are checked, selection and scaling of frames.
+
+A data set is one file of this folder with one class: a ``card`` that describes it, ``find_videos`` that lists its
+files and ``read_labels`` that decodes the labels of one frame. Everything else is here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from vidapt.clip import IGNORE, Clip, PanopticTarget
+from vidapt.datasets.clip_dataset import ClipDataset, Labels, Sample, VideoTimes
+from vidapt.datasets.sample_store import SampleStore
+from vidapt.errors import InputError
+from vidapt.io.images import (
+    IMAGE_SUFFIXES,
+    fitted_size,
+    natural_key,
+    read_image,
+    resize_image_to,
+    resize_label_to,
+    scaled_size,
+)
+from vidapt.labels import LabelSpace, find_space
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STILL_FPS = 1.0
+"""Nominal rate of data sets of single images."""
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What ``vidapt data list`` and docs/datasets.md say about a data set.
+
+    Attributes:
+        name: Name in recipes (``kind``) and on the command line.
+        title: Name in print.
+        labels: What its labels say.
+        video: True if its frames form videos.
+        splits: Official number of key frames (the labelled ones, or all where none is labelled) by split; None where
+            the number is not certain.
+        layout: Files below the root, one pattern a line.
+        licence: Terms of use in a few words.
+        home: Where it is obtained.
+        checked: Which files the reader was checked on.
+    """
+
+    name: str
+    title: str
+    labels: Literal["semantic", "panoptic", "panoptic video"]
+    video: bool
+    splits: Mapping[str, int | None]
+    layout: str
+    licence: str
+    home: str
+    checked: Literal["checked on real files", "on generated files only"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the frames of a stored data set are selected and scaled.
+
+    Attributes:
+        height: Height to scale to, aspect kept; None keeps the stored size.
+        fit: Instead: the box (H, W) into which frames are scaled, aspect kept.
+        trim: Rows cut off at the top and at the bottom of the stored picture, before scaling.
+        every: Only key frames whose number is a multiple of this.
+        context: Only this many frames before each key frame; None keeps all frames.
+        videos: Only this many videos, spread evenly over the split; None takes all.
+        cache: Folder for scaled frames, see ``SampleStore``; None reads the original files each time.
+
+    Raises:
+        InputError: If a value is out of range or both sizes are given.
+    """
+
+    height: int | None = None
+    fit: tuple[int, int] | None = None
+    trim: tuple[int, int] = (0, 0)
+    every: int = 1
+    context: int | None = None
+    videos: int | None = None
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.height is not None and self.fit is not None:
+            raise InputError(f"height {self.height} and fit {list(self.fit)} both give a size; drop one")
+        if min(self.trim) < 0 or self.every < 1 or (self.context is not None and self.context < 0):
+            raise InputError(
+                f"trim {list(self.trim)} and context {self.context} must be 0 or more and every {self.every} 1 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Files of one frame.
+
+    Attributes:
+        name: Name of the frame, unique in the data set; predictions are stored and reported under it.
+        image: Picture, relative to the root, with forward slashes.
+        labels: Label files, relative to the root, in the order that the reader decodes; empty for unlabelled frames.
+        number: Frame number in the recording.
+        key: True for the frames that the official release labels, whether or not the labels are at hand.
+    """
+
+    name: str
+    image: str
+    labels: tuple[str, ...] = ()
+    number: int = 0
+    key: bool = True
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames of one video in order; a still image is a video of one frame.
+
+    Attributes:
+        name: Name, unique in the data set.
+        frames: Its frames, their numbers rising.
+        fps: Rate at which ``Frame.number`` counts.
+        step: Difference of the numbers of frames that follow each other.
+    """
+
+    name: str
+    frames: tuple[Frame, ...]
+    fps: float = STILL_FPS
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file of a data set.
+
+    Attributes:
+        frame: Name of the frame, or "" where the problem concerns the whole split.
+        file: The file to look at, relative to the root.
+        reason: One line.
+    """
+
+    frame: str
+    file: str
+    reason: str
+
+
+def select_frames(video: Video, every: int, context: int | None) -> Video:
+    """Keep the key frames whose number is a multiple of ``every``, and the frames that ``context`` asks for.
+
+    Args:
+        video: Frames with rising numbers.
+        every: 1 keeps all key frames.
+        context: Frames kept before each key frame; None keeps all frames where ``every`` is 1, else key frames only.
+    """
+    if every == 1 and context is None:
+        return video
+    keys = [place for place, frame in enumerate(video.frames) if frame.key and frame.number % every == 0]
+    before = context or 0
+    kept = sorted({place for key in keys for place in range(max(0, key - before), key + 1)})
+    step = video.step * every if context is None else video.step
+    wanted = set(keys)
+    frames = [video.frames[place] for place in kept]
+    return replace(video, frames=tuple(map(_as_chosen, frames, (place in wanted for place in kept))), step=step)
+
+
+def _as_chosen(frame: Frame, key: bool) -> Frame:
+    return frame if key else replace(frame, key=False)
+
+
+class StoredDataset(ClipDataset):
+    """Clips of a published data set in its official layout.
+
+    Opening it lists the folders and reads no picture. It pickles, so loader processes share the index. Labels are the
+    data set's own ids (``label_space``); void classes are 255. ``instance`` numbers every single instance, 0 is none,
+    crowd or group.
+
+    Args:
+        root: Folder that the layout of the ``card`` describes.
+        split: One of ``card.splits``.
+        clip_length: Frames of a clip.
+        interval: Distance between its frames.
+        labelled: False leaves the labels out, and their files may be missing.
+        options: Selection and scaling.
+
+    Raises:
+        InputError: If the split is unknown or empty, a folder is missing or a clip does not fit.
+    """
+
+    card: ClassVar[DatasetCard]
+    space: ClassVar[str]
+    """Name of the label space of the stored ids."""
+
+    index_problems: tuple[Problem, ...] = ()
+    """What ``find_videos`` found wrong in the index itself, such as a JSON entry twice; those frames are left out."""
+
+    scales_labels: ClassVar[bool] = False
+    """True if label pictures of another size are known and scaled to their image by ``read_labels``."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        clip_length: int = 1,
+        interval: int = 1,
+        labelled: bool = True,
+        options: ReadOptions | None = None,
+    ) -> None:
+        if split not in self.card.splits:
+            raise InputError(f"{self.card.title} has no split {split!r}; allowed: {', '.join(self.card.splits)}")
+        self.root = Path(root)
+        self.split = split
+        self.labelled = labelled
+        self.options = options or ReadOptions()
+        self._store = None if self.options.cache is None else SampleStore(self.options.cache)
+        self._index = self._select(self.find_videos())
+        space = find_space(self.own_space())
+        self._own_ids = _id_table(space)
+        tables = [_times(video) for video in self._index]
+        super().__init__(tables, clip_length=clip_length, interval=interval, label_space=space if labelled else None)
+
+    def find_videos(self) -> list[Video]:
+        """List the videos of the split with all their frames, label files included where the split has labels."""
+        raise NotImplementedError
+
+    def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
+        """Decode the labels of a frame.
+
+        Returns:
+            (H,W) ids of ``label_space``, IGNORE where there is none; int32 (H,W) instances, 0 = none.
+        """
+        raise NotImplementedError
+
+    def own_space(self) -> str:
+        """Name of the label space of the stored ids; a reader with several versions answers by its options."""
+        return self.space
+
+    def _select(self, videos: list[Video]) -> list[Video]:
+        picked = (select_frames(video, self.options.every, self.options.context) for video in videos)
+        found = _spread([video for video in picked if video.frames], self.options.videos)
+        if not found:
+            raise InputError(
+                f"{self.card.title} split {self.split!r} in {self.root} holds no frames; expected files:\n"
+                f"{self.card.layout}"
+            )
+        if not self.labelled:
+            return [_without_labels(video) for video in found]
+        if not any(frame.labels for video in found for frame in video.frames):
+            raise InputError(
+                f"{self.card.title} split {self.split!r} in {self.root} has pictures but no labels; use it as an "
+                f"unlabelled target, or add the label files:\n{self.card.layout}"
+            )
+        return found
+
+    def frame(self, video: int, position: int) -> Frame:
+        """Names and files of one frame."""
+        return self._index[video].frames[position]
+
+    def index(self) -> tuple[Video, ...]:
+        """All videos with their frames."""
+        return tuple(self._index)
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames, video by video."""
+        for video in self._index:
+            yield from video.frames
+
+    def frame_name(self, video: int, position: int) -> str:
+        """Name under which predictions of a frame are stored."""
+        return self.frame(video, position).name
+
+    def without(self, names: Iterable[str]) -> None:
+        """Leave out the frames with these names, for example damaged ones; no clip reaches across the gap.
+
+        Raises:
+            InputError: If nothing is left.
+        """
+        left_out = set(names)
+        kept = (tuple(frame for frame in video.frames if frame.name not in left_out) for video in self._index)
+        videos = [replace(video, frames=frames) for video, frames in zip(self._index, kept, strict=True) if frames]
+        self._index = videos
+        super().__init__(
+            [_times(video) for video in videos],
+            clip_length=self.clip_length,
+            interval=self.interval,
+            label_space=self.label_space,
+        )
+
+    def read_frame(self, frame: Frame) -> Sample:
+        """Read, check and scale one frame, without the cache.
+
+        Raises:
+            InputError: If a file is missing or damaged, sizes differ or an id is not in the table.
+        """
+        image = read_image(self.root / frame.image)
+        labels = self._read_checked(frame, (image.shape[0], image.shape[1])) if frame.labels else None
+        return self._scaled(image, labels)
+
+    def _assemble(self, video: int, positions: Sequence[int], samples: Sequence[Sample]) -> Clip:
+        clip = super()._assemble(video, positions, samples)
+        # Clips of one data set must be alike: one between two labelled frames has a target that says nothing.
+        return replace(clip, target=no_labels(clip)) if self.labelled and clip.target is None else clip
+
+    def _read(self, video: int, position: int) -> Sample:
+        frame = self.frame(video, position)
+        if self._store is None:
+            return self.read_frame(frame)
+        return self._store.get(self._cache_key(frame), lambda: self.read_frame(frame))
+
+    def _cache_key(self, frame: Frame) -> tuple[object, ...]:
+        """Everything that the cached form of a frame depends on."""
+        files = [self.root / path for path in (frame.image, *frame.labels)]
+        return (*self.describe(), frame.name, *(stamp(path) for path in files))
+
+    def describe(self) -> tuple[object, ...]:
+        """What the content of a read frame depends on besides its files."""
+        options = self.options
+        return (self.card.name, self.own_space(), options.height, options.fit, options.trim, self.labelled)
+
+    def _read_checked(self, frame: Frame, size: tuple[int, int]) -> Labels:
+        semantic, instance = self.read_labels(frame)
+        path = self.root / frame.labels[0]
+        if semantic.shape != size or instance.shape != size:
+            raise InputError(
+                f"{path} is {semantic.shape[1]}x{semantic.shape[0]} but its image is {size[1]}x{size[0]}; "
+                "both must show the same frame"
+            )
+        return Labels(self._to_own(semantic, path), np.ascontiguousarray(instance, np.int32))
+
+    def _to_own(self, semantic: NDArray[np.integer[Any]], path: Path) -> NDArray[np.uint8]:
+        """Check raw ids against the table and turn void classes into 255."""
+        low, high = int(semantic.min(initial=0)), int(semantic.max(initial=0))
+        found = np.flatnonzero(np.bincount(semantic.reshape(-1), minlength=1)) if low >= 0 and high < 4096 else None
+        if found is None or not np.isin(found, self._own_ids.allowed).all():
+            present = np.unique(semantic)
+            wrong = present[~np.isin(present, self._own_ids.allowed)].tolist()
+            count = len(find_space(self.own_space()))
+            raise InputError(
+                f"{path} has label ids {wrong[:5]} that {self.card.title} does not define; allowed: 0..{count - 1} "
+                f"and {IGNORE} = ignore"
+            )
+        return self._own_ids.table[semantic]
+
+    def _scaled(self, image: NDArray[np.uint8], labels: Labels | None) -> Sample:
+        top, bottom = self.options.trim
+        rows = slice(top, image.shape[0] - bottom)
+        if top + bottom >= image.shape[0]:
+            raise InputError(f"trim [{top}, {bottom}] leaves no row of pictures that are {image.shape[0]} rows high")
+        image = image[rows]
+        stored = (image.shape[0], image.shape[1])
+        box = self.options.fit
+        size = scaled_size(stored, self.options.height) if box is None else fitted_size(stored, box)
+        if labels is not None:
+            semantic, instance = (resize_label_to(field[rows], size) for field in (labels.semantic, labels.instance))
+            labels = Labels(np.ascontiguousarray(semantic), np.ascontiguousarray(instance))
+        return Sample(np.ascontiguousarray(resize_image_to(image, size)), labels)
+
+
+@dataclass(frozen=True)
+class _IdTable:
+    """Raw ids that may occur, and what each becomes."""
+
+    allowed: NDArray[np.int64]
+    table: NDArray[np.uint8] = field(repr=False)
+
+
+def no_labels(clip: Clip) -> PanopticTarget:
+    """A target for the frames of ``clip`` in which no frame is labelled."""
+    frames = clip.frames
+    semantic = frames.new_full((len(frames), *frames.shape[-2:]), IGNORE)
+    return PanopticTarget(
+        semantic, torch.zeros(semantic.shape, dtype=torch.int32), torch.zeros(len(frames), dtype=torch.bool)
+    )
+
+
+def _id_table(space: LabelSpace) -> _IdTable:
+    table = np.full(IGNORE + 1, IGNORE, np.uint8)
+    for index, label in enumerate(space.classes):
+        table[index] = IGNORE if label.is_void else index
+    return _IdTable(np.array([*range(len(space)), IGNORE]), table)
+
+
+def _spread(videos: list[Video], count: int | None) -> list[Video]:
+    if count is None or count >= len(videos):
+        return videos
+    return [videos[number * len(videos) // count] for number in range(count)]
+
+
+def _times(video: Video) -> VideoTimes:
+    numbers = np.array([frame.number for frame in video.frames], np.int64)
+    return VideoTimes(video.name, (numbers - numbers[0]) / video.fps, np.diff(numbers) != video.step)
+
+
+def _without_labels(video: Video) -> Video:
+    return replace(video, frames=tuple(replace(frame, labels=()) for frame in video.frames))
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """Name, size in bytes and time of change of a file; (name, -1, -1) if it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path), -1, -1)
+    return (str(path), status.st_size, status.st_mtime_ns)
+
+
+def files_below(root: Path, folder: str, ending: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
+    """Files below ``root/folder`` whose name ends in ``ending``, relative to ``root``, in natural order.
+
+    Returns:
+        Paths with forward slashes; nothing if the folder does not exist. Hidden files are left out.
+    """
+    found = []
+    for place, _, names in os.walk(root / folder, followlinks=True):
+        relative = Path(place).relative_to(root).as_posix()
+        found += [f"{relative}/{name}" for name in names if name.endswith(ending) and not name.startswith(".")]
+    return sorted(found, key=natural_key)
+
+
+def still(name: str, image: str, labels: Sequence[str] = ()) -> Video:
+    """A video of one still image."""
+    return Video(name, (Frame(name, image, tuple(labels)),))

@@ -1,0 +1,78 @@
+"""SYNTHIA-RAND-CITYSCAPES: 9400 rendered street scenes with panoptic labels (Ros et al., CVPR 2016).
+
+Label pictures have 16 bits per channel: red is the class id, green the number of the instance, blue is unused.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
+from vidapt.io.images import read_deep_colours
+from vidapt.labels import LabelSpace, find_space
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LICENCE = "CC BY-NC-SA 3.0"
+HOME = "https://synthia-dataset.net"
+FOLDER = "RAND_CITYSCAPES"
+
+
+class Synthia(StoredDataset):
+    """Still images of SYNTHIA; arguments as in ``StoredDataset``, the root is RAND_CITYSCAPES or the folder above.
+
+    Pixels of a thing class whose instance number is 0 form one instance for each class and image, as in the
+    conversion of EDAPS (Saha et al., ICCV 2023).
+    """
+
+    card = DatasetCard(
+        name="synthia",
+        title="SYNTHIA-RAND-CITYSCAPES",
+        labels="panoptic",
+        video=False,
+        splits={"train": 9400},
+        layout="RAND_CITYSCAPES/RGB/<number>.png\nRAND_CITYSCAPES/GT/LABELS/<number>.png",
+        licence=LICENCE,
+        home=HOME,
+        checked="on generated files only",
+    )
+    space = "synthia"
+    has_instances = True
+
+    def find_videos(self) -> list[Video]:
+        """List ``RGB``."""
+        base = f"{FOLDER}/" if (self.root / FOLDER).is_dir() else ""
+        paths = [PurePosixPath(image) for image in files_below(self.root, f"{base}RGB", ".png")]
+        return [_still(path, f"{base}GT/LABELS/{path.name}") for path in paths if path.stem.isdecimal()]
+
+    def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
+        """Decode classes and instances of a ``GT/LABELS`` picture."""
+        semantic, number, _ = np.moveaxis(read_deep_colours(self.root / frame.labels[0]), -1, 0)
+        return semantic, thing_instances(semantic, number, find_space(self.space))
+
+
+def _still(image: PurePosixPath, label: str) -> Video:
+    return Video(image.stem, (Frame(image.stem, str(image), (label,), number=int(image.stem)),))
+
+
+def thing_instances(semantic: NDArray[np.int32], number: NDArray[np.int32], space: LabelSpace) -> NDArray[np.int32]:
+    """Instances of things, ``class id · 65536 + number``: unique over classes, below 2**24 and never 0.
+
+    >>> space = find_space("synthia")
+    >>> thing_instances(np.array([[8, 8, 3]], np.int32), np.array([[0, 5, 5]], np.int32), space).tolist()
+    [[524288, 524293, 0]]
+
+    Args:
+        semantic: int32 (H,W) class ids of ``space``; ids that it does not define are no things.
+        number: int32 (H,W) 0..65535, the stored number.
+        space: Says which classes are things.
+
+    Returns:
+        int32 (H,W), 0 where the class is not a thing.
+    """
+    is_thing = space.is_thing[np.minimum(semantic, 255)]
+    return np.where(is_thing, semantic * 65536 + number, 0)

@@ -1,0 +1,161 @@
+"""Data sets seen through something: without labels, in another label space, without margins, several as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vidapt.clip import IGNORE, Clip, PanopticTarget
+from vidapt.errors import ConfigError
+from vidapt.labels import LabelSpace
+from vidapt.mapping import ClassMapping
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Unlabelled:
+    """A data set without its labels."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.label_space: LabelSpace | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.dataset[index].without_target()
+
+
+class Relabelled:
+    """A data set whose classes are mapped into another label space; classes without a counterpart become 255.
+
+    Instances keep their ids where the new class is a thing; elsewhere they become 0.
+
+    Attributes:
+        mapping: The class mapping.
+
+    Raises:
+        ConfigError: If no class of the data set is mapped.
+    """
+
+    def __init__(self, dataset: Any, mapping: ClassMapping) -> None:
+        own, space = mapping.source, mapping.target
+        if (mapping.table[: len(own)] == IGNORE).all():
+            raise ConfigError(
+                f"no class of the data ({', '.join(own.names)}) is one of label space {space.name!r} "
+                f"({', '.join(space.names)}); set 'labels' to the classes of the source, or give a class 'mapping'"
+            )
+        self.dataset = dataset
+        self.mapping = mapping
+        self.label_space: LabelSpace | None = space
+        self._table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
+        self._table[: len(own)] = torch.from_numpy(mapping.table[: len(own)])
+        self._is_thing = torch.from_numpy(space.is_thing)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = self.dataset[index]
+        return replace(clip, target=self.relabel(clip.target))
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos."""
+        names: list[str] = self.dataset.videos
+        return names
+
+    @property
+    def has_instances(self) -> bool:
+        """True if the labels number single instances."""
+        return bool(self.dataset.has_instances)
+
+    def frame_name(self, video: int, position: int) -> str:
+        """Name under which predictions of a frame are stored."""
+        return str(self.dataset.frame_name(video, position))
+
+    def iterate_video(self, video: int) -> Iterator[tuple[NDArray[np.uint8], PanopticTarget | None]]:
+        """Frames and relabelled targets of a video in order, as ``ClipDataset.iterate_video`` gives them."""
+        for image, target in self.dataset.iterate_video(video):
+            yield image, None if target is None else self.relabel(target)
+
+    def relabel(self, target: PanopticTarget) -> PanopticTarget:
+        """The same labels in the new space."""
+        semantic = self._table[target.semantic.long()]
+        instance = torch.where(self._is_thing[semantic.long()], target.instance, 0)
+        return PanopticTarget(semantic, instance, target.labelled)
+
+
+class IgnoredRows:
+    """A data set whose clips say that pseudo-labels of some rows do not count (``Clip.ignored``).
+
+    Args:
+        dataset: Clips.
+        top: Rows at the top of the frames, as the data set gives them.
+        bottom: Rows at the bottom.
+    """
+
+    def __init__(self, dataset: Any, top: int, bottom: int) -> None:
+        self.dataset = dataset
+        self.top, self.bottom = top, bottom
+        self.label_space: LabelSpace | None = dataset.label_space
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = self.dataset[index]
+        height = clip.frames.shape[-2]
+        rows = torch.zeros(height, dtype=torch.bool)
+        rows[: self.top] = True
+        rows[max(0, height - self.bottom) :] = True
+        return replace(clip, ignored=rows[None, :, None].repeat(len(clip.frames), 1, clip.frames.shape[-1]))
+
+
+class Mixture:
+    """Several data sets as one, drawn with given shares.
+
+    An epoch holds each clip of every data set at least once; data sets that are small for their share are repeated.
+    Which clip an index names is a pure function of the sizes and shares, so a resumed run goes on as it began.
+
+    >>> mixture = Mixture([list("abcdef"), list("xy")], [1, 1])
+    >>> "".join(mixture[index] for index in range(len(mixture)))
+    'axbycxdyexfy'
+
+    Args:
+        datasets: Clips, all in one label space.
+        shares: Positive sampling weights, one for each.
+    """
+
+    def __init__(self, datasets: Sequence[Any], shares: Sequence[float]) -> None:
+        self.datasets = list(datasets)
+        self.label_space: LabelSpace | None = getattr(self.datasets[0], "label_space", None)
+        fractions = np.asarray(shares, np.float64) / sum(shares)
+        sizes = [len(dataset) for dataset in self.datasets]
+        total = ceil(max(size / fraction for size, fraction in zip(sizes, fractions, strict=True)) - 1e-9)
+        self._owner = _interleave(fractions, total)
+        self._turn = np.zeros(total, np.int64)
+        for number in range(len(self.datasets)):
+            mine = self._owner == number
+            self._turn[mine] = np.arange(mine.sum())
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def __getitem__(self, index: int) -> Any:
+        dataset = self.datasets[int(self._owner[index])]
+        return dataset[int(self._turn[index]) % len(dataset)]
+
+
+def _interleave(fractions: NDArray[np.float64], total: int) -> NDArray[np.uint8]:
+    """uint8 (total,): which data set each place belongs to; each is as evenly spread as its share allows."""
+    places = [(np.arange(round(total * fraction)) + 0.5) / (total * fraction) for fraction in fractions]
+    owners = np.concatenate([np.full(len(own), number, np.uint8) for number, own in enumerate(places)])
+    return owners[np.argsort(np.concatenate(places), kind="stable")]

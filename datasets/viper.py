@@ -1,0 +1,153 @@
+"""VIPER, "Playing for Benchmarks": drives in a game with video panoptic labels (Richter et al., ICCV 2017).
+
+``cls`` pictures are palette pictures whose index is the class id. ``inst`` pictures are colours: red is the class id,
+256 · green + blue the number of the instance, constant over a sequence.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+
+from vidapt.clip import IGNORE
+from vidapt.datasets.gta5 import read_ids
+from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below
+from vidapt.errors import InputError
+from vidapt.io.images import read_label
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FPS = 15.0
+CAR = 24
+_IMAGE = re.compile(r".*/(\d{3})/(\1_\d{5})\.(?:png|jpg)")
+
+
+class Viper(StoredDataset):
+    """Sequences of VIPER; further arguments as in ``StoredDataset``.
+
+    Pictures and labels are released in parts, for example the labels of every tenth frame alone, so a frame without a
+    ``cls`` picture is an unlabelled frame. Key frames are those whose labels are at hand, and all frames of a split
+    that has none. A picture that is there as PNG and as JPEG is read as PNG.
+
+    Args:
+        ego_vehicle: "ignore" gives no label to the car that touches the middle of the lowest row, the hood of the
+            recording car, as DA-VSN (Guan et al., ICCV 2021), TPS and CMOM do.
+        instances: False reads no ``inst`` pictures and gives semantic labels only.
+
+    Raises:
+        InputError: Also if ``ego_vehicle`` is neither "keep" nor "ignore".
+    """
+
+    card = DatasetCard(
+        name="viper",
+        title="VIPER",
+        labels="panoptic video",
+        video=True,
+        splits={"train": None, "val": None, "test": None},
+        layout=(
+            "<split>/img/<sequence>/<sequence>_<frame>.png or .jpg\n"
+            "<split>/cls/<sequence>/<sequence>_<frame>.png\n"
+            "<split>/inst/<sequence>/<sequence>_<frame>.png"
+        ),
+        licence="research only",
+        home="https://playing-for-benchmarks.org",
+        checked="on generated files only",
+    )
+    space = "viper"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        clip_length: int = 1,
+        interval: int = 1,
+        labelled: bool = True,
+        options: ReadOptions | None = None,
+        ego_vehicle: Literal["keep", "ignore"] = "keep",
+        instances: bool = True,
+    ) -> None:
+        if ego_vehicle not in ("keep", "ignore"):
+            raise InputError(f"ego_vehicle {ego_vehicle!r} is not known; allowed: keep, ignore")
+        self.ego_vehicle = ego_vehicle
+        self.has_instances = instances
+        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+
+    def find_videos(self) -> list[Video]:
+        """List ``img``, and ``cls`` to know which frames are labelled."""
+        found = {}
+        for path in files_below(self.root, f"{self.split}/img", (".jpg", ".png")):
+            if match := _IMAGE.fullmatch(path):
+                found[match[2]] = (match[1], path)
+        labels = set() if self.split == "test" else set(files_below(self.root, f"{self.split}/cls", ".png"))
+        frames = [self._frame(name, *place, labels) for name, place in found.items()]
+        return [
+            Video(sequence, tuple(group), fps=FPS) for sequence, group in groupby(frames, lambda frame: frame.name[:3])
+        ]
+
+    def _frame(self, name: str, sequence: str, image: str, labels: set[str]) -> Frame:
+        kinds = ("cls", "inst") if self.has_instances else ("cls",)
+        files = tuple(f"{self.split}/{kind}/{sequence}/{name}.png" for kind in kinds)
+        found = files[0] in labels
+        return Frame(name, image, files if found else (), number=int(name[4:]), key=found or not labels)
+
+    def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
+        """Decode ``cls`` and ``inst`` pictures."""
+        semantic = read_ids(self.root / frame.labels[0])
+        instance = np.zeros(semantic.shape, np.int32)
+        if self.has_instances:
+            path = self.root / frame.labels[1]
+            instance = tagged_instances(read_label(path), semantic, path)
+        if self.ego_vehicle == "ignore":
+            hood = ego_vehicle_mask(semantic)
+            semantic[hood], instance[hood] = IGNORE, 0
+        return semantic, instance
+
+    def describe(self) -> tuple[object, ...]:
+        """What the content of a read frame depends on besides its files."""
+        return (*super().describe(), self.ego_vehicle)
+
+
+def tagged_instances(picture: NDArray[np.int32], semantic: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
+    """Instances of a colour picture whose red is the class id and whose 256 · green + blue is a number.
+
+    Args:
+        picture: int32 (H,W,3) RGB.
+        semantic: int32 (H,W) class ids of the semantic label; where they differ from the red channel, edges as a
+            rule, the number belongs to another class and the pixel to no instance.
+        path: Named in errors.
+
+    Returns:
+        int32 (H,W), below 2**24: ``class id · 65536 + number``, which is unique over classes; 0 where the number is 0.
+
+    Raises:
+        InputError: If the picture has no colours or another size.
+    """
+    if picture.ndim != 3 or picture.shape[:2] != semantic.shape:
+        raise InputError(
+            f"{path} has shape {list(picture.shape)}; an instance picture of {list(semantic.shape)} labels must have "
+            f"shape {[*semantic.shape[:2], 3]}"
+        )
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    number = 256 * green + blue
+    return np.where((number > 0) & (red == semantic), red * 65536 + number, 0)
+
+
+def ego_vehicle_mask(semantic: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The car, connected over edges and corners, that covers the middle pixel of the lowest row; empty if none does.
+
+    Args:
+        semantic: int32 (H,W) class ids of VIPER.
+
+    Returns:
+        bool (H,W).
+    """
+    _, parts = cv2.connectedComponents((semantic == CAR).astype(np.uint8), connectivity=8)
+    hood = parts[-1, parts.shape[1] // 2]
+    return np.asarray((parts == hood) & (hood > 0))

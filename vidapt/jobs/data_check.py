@@ -1,0 +1,147 @@
+"""``vidapt data check``: every file of a data set read once, everything wrong listed by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vidapt.config import StoredData
+from vidapt.datasets.integrity import examine
+from vidapt.datasets.stored import Problem, StoredDataset
+from vidapt.errors import InputError
+from vidapt.jobs.data_open import open_named
+from vidapt.jobs.files import write_json
+from vidapt.jobs.parallel import in_processes
+from vidapt.labels import CITYSCAPES
+from vidapt.mapping import find_mapping, unmapped_counts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LISTED = 20
+"""Problems that are printed; all are in the JSON file."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        name: Data set.
+        split: Split.
+        frames: Frames found.
+        key_frames: Frames that the official release labels.
+        labelled: Frames with labels at hand.
+        expected: Official number of key frames, None if it is not certain.
+        problems: Everything wrong, one for each damaged frame.
+        pixels: Pixels by class name, "void" included.
+        unmapped: Pixels of classes without a counterpart in Cityscapes, by class name.
+    """
+
+    name: str
+    split: str
+    frames: int
+    key_frames: int
+    labelled: int
+    expected: int | None
+    problems: tuple[Problem, ...]
+    pixels: dict[str, int]
+    unmapped: dict[str, int]
+
+    @property
+    def complete(self) -> bool:
+        """True if the split has its official number of key frames, as far as that is certain."""
+        return self.expected in (None, self.key_frames)
+
+
+def check(section: StoredData, *, jobs: int | None = None) -> Checked:
+    """Read every frame of a data set.
+
+    Args:
+        section: The data set.
+        jobs: Processes; None takes one a core.
+
+    Raises:
+        InputError: If the folder cannot be opened as that data set at all.
+    """
+    dataset = open_named(section)
+    frames = list(dataset.frames())
+    counts = np.zeros(256, np.int64)
+    problems = list(dataset.index_problems)
+    for found in in_processes(examine, dataset, frames, jobs=jobs, title=f"reading {section.kind} {section.split}"):
+        if found.problem is not None:
+            problems.append(found.problem)
+        elif found.counts is not None:
+            counts += found.counts
+    return Checked(
+        name=section.kind,
+        split=section.split,
+        frames=len(frames),
+        key_frames=sum(frame.key for frame in frames),
+        labelled=sum(bool(frame.labels) for frame in frames),
+        expected=dataset.card.splits[section.split],
+        problems=tuple(problems),
+        **_pixels(dataset, counts),
+    )
+
+
+def _pixels(dataset: StoredDataset, counts: NDArray[np.int64]) -> dict[str, Any]:
+    space = dataset.label_space
+    if space is None:
+        return {"pixels": {}, "unmapped": {}}
+    named = {name: int(count) for name, count in zip(space.names, counts, strict=False) if count}
+    unmapped = unmapped_counts(find_mapping(space, CITYSCAPES), counts)
+    return {"pixels": named | {"void": int(counts[255])}, "unmapped": unmapped}
+
+
+def run_check(section: StoredData, *, jobs: int | None = None, json: Path | None = None) -> None:
+    """Check, print and write the result.
+
+    Raises:
+        InputError: If anything is wrong; after everything was printed and written.
+    """
+    result = check(section, jobs=jobs)
+    if json is not None:
+        write_json(json, {**asdict(result), "complete": result.complete})
+    show(result, Console())
+    wrong = [f"{len(result.problems)} damaged or missing files"] if result.problems else []
+    if not result.complete:
+        wrong.append(f"{result.key_frames} key frames instead of {result.expected}")
+    if wrong:
+        raise InputError(f"{result.name} {result.split} in {section.root} is not as published: {'; '.join(wrong)}")
+
+
+def show(result: Checked, console: Console) -> None:
+    """Print the counts, the class shares and the problems."""
+    official = "not certain" if result.expected is None else str(result.expected)
+    console.print(
+        f"{result.name} {result.split}: {result.frames} frames, {result.key_frames} key frames (official: {official}), "
+        f"{result.labelled} with labels, {len(result.problems)} problems",
+        highlight=False,
+    )
+    if result.pixels:
+        console.print(_shares(result))
+    _print_problems(result.problems, console)
+
+
+def _shares(result: Checked) -> Table:
+    total = max(1, sum(result.pixels.values()))
+    table = Table("class", "pixels", "share", "in Cityscapes")
+    for name, count in sorted(result.pixels.items(), key=lambda item: -item[1]):
+        mapped = "no" if name in result.unmapped or name == "void" else "yes"
+        table.add_row(Text(name), str(count), f"{100 * count / total:.3f} %", mapped)
+    return table
+
+
+def _print_problems(problems: Sequence[Problem], console: Console) -> None:
+    for problem in problems[:LISTED]:
+        console.print(Text(f"{problem.file}: {problem.reason}"), soft_wrap=True)
+    if len(problems) > LISTED:
+        console.print(f"and {len(problems) - LISTED} more; --json FILE writes all of them", highlight=False)

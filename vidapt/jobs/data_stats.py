@@ -1,0 +1,108 @@
+"""``vidapt data stats``: class frequencies of a data set, counted once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vidapt.config import StoredData
+from vidapt.datasets.integrity import examine
+from vidapt.datasets.statistics import (
+    FrameStatistics,
+    labelled_frames,
+    load_statistics,
+    save_statistics,
+    statistics_key,
+)
+from vidapt.datasets.stored import StoredDataset
+from vidapt.errors import InputError
+from vidapt.jobs.data import build_stored
+from vidapt.jobs.files import write_json
+from vidapt.jobs.parallel import in_processes
+from vidapt.labels import LabelSpace, find_space
+from vidapt.mapping import find_mapping
+
+RARE_PIXELS = 3000
+"""Pixels from which a frame counts as showing a class (rare class sampling, DAFormer)."""
+
+
+def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> tuple[FrameStatistics, Path | None]:
+    """Pixels per class of every labelled frame, from an earlier count if no file has changed since.
+
+    Args:
+        dataset: A labelled data set.
+        jobs: Processes; None takes one a core.
+
+    Returns:
+        The statistics, and the file they were just written to; None if they were known or no folder can be written.
+
+    Raises:
+        InputError: If a frame is damaged.
+    """
+    frames = labelled_frames(dataset)
+    key = statistics_key(dataset, frames)
+    known = load_statistics(dataset.root, key)
+    if known is not None:
+        return known, None
+    rows = []
+    for found in in_processes(examine, dataset, frames, jobs=jobs, title="counting classes"):
+        if found.problem is not None or found.counts is None:
+            reason = f"{found.problem.file} {found.problem.reason}" if found.problem else "a frame has no labels"
+            raise InputError(f"{reason}; list everything that is wrong with 'vidapt data check'")
+        rows.append(found.counts)
+    statistics = FrameStatistics(tuple(frame.name for frame in frames), np.stack(rows))
+    return statistics, save_statistics(dataset.root, key, statistics)
+
+
+def run_stats(
+    section: StoredData, *, labels: str | None = None, jobs: int | None = None, json: Path | None = None
+) -> None:
+    """Count, print a table and write the numbers.
+
+    Args:
+        section: The data set.
+        labels: Label space to count in; None is the data set's own.
+        jobs: Processes; None takes one a core.
+        json: File for the numbers.
+    """
+    dataset = build_stored(section)
+    statistics, written = statistics_of(dataset, jobs=jobs)
+    own = dataset.label_space
+    if own is None:
+        raise InputError(f"{section.kind} {section.split} has no labels to count")
+    space = own if labels is None else find_space(labels)
+    if space != own:
+        statistics = statistics.mapped(find_mapping(own, space, section.mapping).table)
+    console = Console()
+    console.print(_table(statistics, space))
+    console.print(f"kept in {written}" if written else "known from an earlier count", highlight=False, soft_wrap=True)
+    if json is not None:
+        write_json(json, _numbers(statistics, space) | {"data_set": section.kind, "split": section.split})
+
+
+def _numbers(statistics: FrameStatistics, space: LabelSpace) -> dict[str, object]:
+    shares = statistics.frequencies(len(space))
+    classes = {
+        name: {
+            "pixels": int(statistics.counts[:, index].sum()),
+            "share": float(shares[index]),
+            "frames": len(statistics.frames_with(index, 0)),
+            f"frames_above_{RARE_PIXELS}": len(statistics.frames_with(index, RARE_PIXELS)),
+        }
+        for index, name in enumerate(space.names)
+    }
+    return {"label_space": space.name, "frames": len(statistics.names), "classes": classes}
+
+
+def _table(statistics: FrameStatistics, space: LabelSpace) -> Table:
+    title = Text(f"{len(statistics.names)} labelled frames in {space.name}")
+    table = Table("class", "share", "frames", f"with > {RARE_PIXELS} pixels", title=title, title_justify="left")
+    shares = statistics.frequencies(len(space))
+    for index in np.argsort(-shares, kind="stable").tolist():
+        frames, many = (len(statistics.frames_with(index, limit)) for limit in (0, RARE_PIXELS))
+        table.add_row(Text(space.names[index]), f"{100 * shares[index]:.3f} %", str(frames), str(many))
+    return table
