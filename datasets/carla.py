@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidapt.datasets.gta5 import read_ids
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
 from vidapt.datasets.viper import tagged_instances
 from vidapt.errors import InputError
-from vidapt.io.images import read_label
+from vidapt.io.images import read_ids, read_label
 from vidapt.labels import find_space
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
-from vidapt.errors import InputError
-from vidapt.io.images import read_label, resize_label_to
+from vidapt.io.images import read_ids, resize_label_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +44,6 @@ class Gta5(StoredDataset):
         checked="on generated files only",
     )
     space = "cityscapes_ids"
-    scales_labels = True
 
     def find_videos(self) -> list[Video]:
         """List ``images`` without the unusable ones."""
@@ -53,28 +51,20 @@ class Gta5(StoredDataset):
         numbered = ((int(path.stem), path) for path in paths if path.stem.isdecimal())
         return [_still(number, path) for number, path in numbered if number not in UNUSABLE]
 
+    def scales_label(self, frame: Frame) -> bool:
+        """Tell the pictures whose labels are released in another size."""
+        return frame.number in OTHER_SIZE
+
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Read palette indices; scale them where another size is known."""
         semantic = read_ids(self.root / frame.labels[0])
-        if frame.number in OTHER_SIZE:
+        if self.scales_label(frame):
             semantic = resize_label_to(semantic, _picture_size(self.root / frame.image))
         return semantic, np.zeros(semantic.shape, np.int32)
 
 
 def _still(number: int, image: PurePosixPath) -> Video:
     return Video(image.stem, (Frame(image.stem, str(image), (f"labels/{image.name}",), number=number),))
-
-
-def read_ids(path: Path) -> NDArray[np.int32]:
-    """Read a label picture of one id per pixel, grey or a palette index: int32 (H,W).
-
-    Raises:
-        InputError: If the file cannot be read or is a picture in colours.
-    """
-    picture = read_label(path)
-    if picture.ndim != 2:
-        raise InputError(f"{path} is a picture in colours; its labels must be one id per pixel, grey or palette index")
-    return picture
 
 
 def _picture_size(path: Path) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def _quick_frame(dataset: StoredDataset, frame: Frame) -> Problem | None:
         except InputError as error:
             return Problem(frame.name, file, str(error))
     for file, size in zip(frame.labels, sizes[1:], strict=True):
-        if size != sizes[0] and not dataset.scales_labels:
+        if size != sizes[0] and not dataset.scales_label(frame):
             return Problem(frame.name, file, f"is {size[1]}x{size[0]} but its image is {sizes[0][1]}x{sizes[0][0]}")
     return None
 

@@ -192,15 +192,14 @@ class StoredDataset(ClipDataset):
         InputError: If the split is unknown or empty, a folder is missing or a clip does not fit.
     """
 
-    card: ClassVar[DatasetCard]
+    card: DatasetCard
+    """What it is, known without opening it; a reader whose splits depend on its options refines it when opened."""
+
     space: ClassVar[str]
     """Name of the label space of the stored ids."""
 
     index_problems: tuple[Problem, ...] = ()
     """What ``find_videos`` found wrong in the index itself, such as a JSON entry twice; those frames are left out."""
-
-    scales_labels: ClassVar[bool] = False
-    """True if label pictures of another size are known and scaled to their image by ``read_labels``."""
 
     def __init__(
         self,
@@ -220,7 +219,7 @@ class StoredDataset(ClipDataset):
         self.options = options or ReadOptions()
         self._store = None if self.options.cache is None else SampleStore(self.options.cache)
         self._index = self._select(self.find_videos())
-        space = find_space(self.own_space())
+        space = self.own_label_space()
         self._own_ids = _id_table(space)
         tables = [_times(video) for video in self._index]
         super().__init__(tables, clip_length=clip_length, interval=interval, label_space=space if labelled else None)
@@ -237,9 +236,18 @@ class StoredDataset(ClipDataset):
         """
         raise NotImplementedError
 
+    def scales_label(self, frame: Frame) -> bool:
+        """True if the label of this frame is known to have another size and ``read_labels`` scales it to its image."""
+        del frame
+        return False
+
     def own_space(self) -> str:
         """Name of the label space of the stored ids; a reader with several versions answers by its options."""
         return self.space
+
+    def own_label_space(self) -> LabelSpace:
+        """Label space of the stored ids; a reader whose files list their classes answers by those."""
+        return find_space(self.own_space())
 
     def _select(self, videos: list[Video]) -> list[Video]:
         picked = (select_frames(video, self.options.every, self.options.context) for video in videos)
@@ -331,7 +339,8 @@ class StoredDataset(ClipDataset):
                 f"{path} is {semantic.shape[1]}x{semantic.shape[0]} but its image is {size[1]}x{size[0]}; "
                 "both must show the same frame"
             )
-        return Labels(self._to_own(semantic, path), np.ascontiguousarray(instance, np.int32))
+        own = self._to_own(semantic, path)
+        return Labels(own, np.where(own == IGNORE, 0, instance).astype(np.int32))
 
     def _to_own(self, semantic: NDArray[np.integer[Any]], path: Path) -> NDArray[np.uint8]:
         """Check raw ids against the table and turn void classes into 255."""
@@ -340,7 +349,7 @@ class StoredDataset(ClipDataset):
         if found is None or not np.isin(found, self._own_ids.allowed).all():
             present = np.unique(semantic)
             wrong = present[~np.isin(present, self._own_ids.allowed)].tolist()
-            count = len(find_space(self.own_space()))
+            count = len(self.own_label_space())
             raise InputError(
                 f"{path} has label ids {wrong[:5]} that {self.card.title} does not define; allowed: 0..{count - 1} "
                 f"and {IGNORE} = ignore"

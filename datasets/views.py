@@ -58,6 +58,7 @@ class Relabelled:
         self._table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
         self._table[: len(own)] = torch.from_numpy(mapping.table[: len(own)])
         self._is_thing = torch.from_numpy(space.is_thing)
+        self._was_thing = torch.from_numpy(own.is_thing)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -84,13 +85,21 @@ class Relabelled:
     def iterate_video(self, video: int) -> Iterator[tuple[NDArray[np.uint8], PanopticTarget | None]]:
         """Frames and relabelled targets of a video in order, as ``ClipDataset.iterate_video`` gives them."""
         for image, target in self.dataset.iterate_video(video):
-            yield image, None if target is None else self.relabel(target)
+            yield image, None if target is None else self.relabel(target, keep_ignored_things=True)
 
-    def relabel(self, target: PanopticTarget) -> PanopticTarget:
-        """The same labels in the new space."""
+    def relabel(self, target: PanopticTarget, *, keep_ignored_things: bool = False) -> PanopticTarget:
+        """The same labels in the new space.
+
+        Args:
+            target: Labels in the data set's own space.
+            keep_ignored_things: Keep the ids of things whose class has no counterpart (caravans and trailers), because
+                the Cityscapes instance scorer does not treat them as void.
+        """
         semantic = self._table[target.semantic.long()]
-        instance = torch.where(self._is_thing[semantic.long()], target.instance, 0)
-        return PanopticTarget(semantic, instance, target.labelled)
+        kept = self._is_thing[semantic.long()]
+        if keep_ignored_things:
+            kept |= (semantic == IGNORE) & self._was_thing[target.semantic.long()]
+        return PanopticTarget(semantic, torch.where(kept, target.instance, 0), target.labelled)
 
 
 class IgnoredRows:

@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.gta5 import read_ids
 from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below
 from vidapt.errors import InputError
-from vidapt.io.images import read_label
+from vidapt.io.images import read_ids, read_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import mode
+from statistics import multimode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,12 +89,12 @@ class VipSeg(StoredDataset):
 
 
 def usual_step(numbers: Sequence[int]) -> int:
-    """The commonest distance of neighbours in rising numbers; 1 for a single number.
+    """The commonest distance of neighbours in rising numbers, the smallest of several; 1 for a single number.
 
     >>> usual_step([88, 91, 94, 100])
     3
     """
-    return mode(later - earlier for earlier, later in pairwise(numbers)) if len(numbers) > 1 else 1
+    return min(multimode(later - earlier for earlier, later in pairwise(numbers)), default=1)
 
 
 def split_codes(mask: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -206,9 +206,18 @@ def segment(
 def evaluate(
     config: Config,
     checkpoint: Annotated[Path | None, typer.Option(metavar="RUN", help="Network to score.")] = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="DIR", help="Segmentations to score instead.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Instead: segmentation folders, or panoptic PNG and JSON.")
+    ] = None,
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the scores here too, as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the class table as CSV.")] = None,
+    worst: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the frames that score worst and their errors, a PNG.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes that score predictions; default: one a core.", min=1)
+    ] = None,
     overrides: Overrides = None,
     device: Device = None,
 ) -> None:
@@ -218,14 +227,30 @@ def evaluate(
     recipe = _load(config, overrides, None)
     from rich.console import Console
 
+    from vidapt.engine.distributed import rank
     from vidapt.jobs.evaluate import evaluate as run
-    from vidapt.jobs.evaluate import is_generated
-    from vidapt.jobs.table import scores_table
+    from vidapt.jobs.scored_videos import is_generated
+    from vidapt.jobs.table import class_table, protocol_line, scores_table
 
-    scores = run(recipe, checkpoint=checkpoint, predictions=predictions, weights=weights, out=out, device=device)
-    scored = str(checkpoint or predictions)
-    table = scores_table({scored: scores.to_dict()}, title=recipe.name, generated=is_generated(recipe.evaluation))
-    Console().print(table)
+    scores = run(
+        recipe,
+        checkpoint=checkpoint,
+        predictions=predictions,
+        weights=weights,
+        out=out,
+        csv=csv,
+        worst=worst,
+        jobs=jobs,
+        device=device,
+    ).to_dict()
+    if rank() > 0:
+        return
+    name = str(checkpoint or predictions)
+    console, generated = Console(), is_generated(recipe.evaluation)
+    console.print(class_table(scores))
+    console.print(scores_table({name: scores}, title=recipe.name, generated=generated))
+    protocol = f"{recipe.scoring.protocol}: " if recipe.scoring.protocol else ""
+    console.print(f"protocol: {protocol}{protocol_line(scores)}", highlight=False, markup=False)
 
 
 @app.command()

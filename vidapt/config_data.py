@@ -158,6 +158,7 @@ class ViperData(StoredData):
     ego_vehicle: Literal["keep", "ignore"] = Field(
         "keep", description="ignore: the car that touches the bottom centre carries no label (DA-VSN, TPS, CMOM)."
     )
+    instances: bool = Field(True, description="false reads the cls pictures only.")
 
 
 class MapillaryData(StoredData):

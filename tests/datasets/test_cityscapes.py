@@ -30,9 +30,7 @@ def truth(tmp_path: Path) -> Truth:
 
 def unlabelled(truth: Truth) -> Truth:
     """The same pictures without labels."""
-    frames = {
-        path: replace(frame, classes=None, objects=None, crowd=None) for path, frame in truth.frames.items()
-    }
+    frames = {path: replace(frame, classes=None, objects=None, crowd=None) for path, frame in truth.frames.items()}
     return replace(truth, frames=frames)
 
 
@@ -74,11 +72,11 @@ def test_splits_without_fine_labels(tmp_path: Path) -> None:
     truth = cityscapes.build(tmp_path, split="test")
     assert (tmp_path / "gtFine/test").is_dir()
     check_reading(Cityscapes(tmp_path, "test", labelled=False), unlabelled(truth))
-    with pytest.raises(InputError, match="split 'test' in .* has pictures but no labels; use it as an unlabelled"):
+    with pytest.raises(InputError, match=r"split 'test' in .* has pictures but no labels; use it as an unlabelled"):
         Cityscapes(tmp_path, "test")
     copytree(tmp_path / "leftImg8bit/test", tmp_path / "leftImg8bit/train_extra")
     assert len(Cityscapes(tmp_path, "train_extra", labelled=False)) == len(truth.frames)
-    with pytest.raises(InputError, match="'train_extra' in .* has pictures but no labels"):
+    with pytest.raises(InputError, match=r"'train_extra' in .* has pictures but no labels"):
         Cityscapes(tmp_path, "train_extra")
 
 
@@ -119,7 +117,9 @@ def test_ids_outside_the_table_are_named(truth: Truth, value: int, wrong: int) -
     ids[3, 4] = value
     Image.fromarray(ids).save(path)
     dataset = Cityscapes(truth.root)
-    with pytest.raises(InputError, match=rf"{path.name} has label ids \[{wrong}\] .* allowed: 0\.\.34 and 255") as caught:
+    with pytest.raises(
+        InputError, match=rf"{path.name} has label ids \[{wrong}\] .* allowed: 0\.\.34 and 255"
+    ) as caught:
         dataset[0]
     assert "Cityscapes" in str(caught.value)
     assert len(dataset) == 3

@@ -119,7 +119,7 @@ def test_missing_labels_are_reported_not_passed_over(tmp_path: Path) -> None:
     dataset = CityscapesSequence(tmp_path, "val")
     frame = labelled(dataset)[-1]
     assert frame.labels == (path.relative_to(tmp_path).as_posix(),)
-    with pytest.raises(InputError, match="lindau_000000_000019_gtFine_instanceIds.png cannot be read"):
+    with pytest.raises(InputError, match=r"lindau_000000_000019_gtFine_instanceIds.png cannot be read"):
         dataset.read_frame(frame)
 
 
@@ -129,7 +129,7 @@ def test_test_split_is_unlabelled(tmp_path: Path) -> None:
         (tmp_path / folder / "val").rename(tmp_path / folder / "test")
     dataset = CityscapesSequence(tmp_path, "test", labelled=False)
     assert sum(frame.key for frame in dataset.frames()) == len(truth.videos)
-    with pytest.raises(InputError, match="split 'test' in .* has pictures but no labels"):
+    with pytest.raises(InputError, match=r"split 'test' in .* has pictures but no labels"):
         CityscapesSequence(tmp_path, "test")
 
 
@@ -147,7 +147,7 @@ def test_wrong_roots_and_names_are_named(tmp_path: Path) -> None:
     strange = tmp_path / "leftImg8bit_sequence/val/lindau/lindau_19_leftImg8bit.png"
     strange.parent.mkdir(parents=True)
     strange.write_bytes(b"x")
-    with pytest.raises(InputError, match="lindau/lindau_19_leftImg8bit.png is not named <city>_<seq>_<frame>"):
+    with pytest.raises(InputError, match=r"lindau/lindau_19_leftImg8bit.png is not named <city>_<seq>_<frame>"):
         CityscapesSequence(tmp_path, "val")
 
 

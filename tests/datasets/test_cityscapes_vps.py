@@ -96,7 +96,7 @@ def test_pictures_without_panoptic_inst_are_unlabelled(tmp_path: Path) -> None:
 def test_test_split_is_unlabelled(tmp_path: Path) -> None:
     truth = cityscapes_vps.build(tmp_path, split="test")
     check_reading(CityscapesVps(tmp_path, "test", labelled=False, clip_length=3), truth)
-    with pytest.raises(InputError, match="'test' .* has pictures but no labels"):
+    with pytest.raises(InputError, match=r"'test' .* has pictures but no labels"):
         CityscapesVps(tmp_path, "test")
 
 
@@ -120,5 +120,7 @@ def test_wrong_roots_and_names_are_named(tmp_path: Path) -> None:
     strange = tmp_path / "val/img/frankfurt_000000_001736_leftImg8bit.png"
     strange.parent.mkdir(parents=True)
     strange.write_bytes(b"x")
-    with pytest.raises(InputError, match="val/img/frankfurt_000000_001736_leftImg8bit.png is not named <video>_<index>"):
+    with pytest.raises(
+        InputError, match=r"val/img/frankfurt_000000_001736_leftImg8bit.png is not named <video>_<index>"
+    ):
         CityscapesVps(tmp_path, "val")

@@ -52,7 +52,9 @@ def test_reference_pictures_are_not_mixed_in(tmp_path: Path) -> None:
 def test_only_val_is_labelled(tmp_path: Path) -> None:
     dark_zurich.build(tmp_path)
     for split in ("train", "test"):
-        with pytest.raises(InputError, match=f"Dark Zurich split '{split}' .* has pictures but no labels; use it as an"):
+        with pytest.raises(
+            InputError, match=f"Dark Zurich split '{split}' .* has pictures but no labels; use it as an"
+        ):
             DarkZurich(tmp_path, split)
     rmtree(tmp_path / "gt")
     assert DarkZurich(tmp_path, "val", labelled=False)[0].target is None
@@ -85,5 +87,5 @@ def test_wrong_options_and_roots_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no frames; expected files:\nrgb_anon/<split>/<time>"):
         DarkZurich(tmp_path)
     dark_zurich.build(tmp_path)
-    with pytest.raises(InputError, match="Dark Zurich split 'val' .* holds no frames"):
+    with pytest.raises(InputError, match=r"Dark Zurich split 'val' .* holds no frames"):
         DarkZurich(tmp_path, "val", times=("day",))

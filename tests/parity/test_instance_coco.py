@@ -4,11 +4,7 @@ import contextlib
 import dataclasses
 import io
 
-import faster_coco_eval
 import numpy as np
-import pycocotools.coco
-import pycocotools.cocoeval
-import pycocotools.mask
 import pytest
 
 from vidapt.evaluation.instance import CocoAveragePrecision, CocoQuality, InstanceOverlaps, overlaps_of_masks
@@ -16,10 +12,7 @@ from vidapt.labels import LabelClass, LabelSpace
 
 SPACE = LabelSpace("toy", tuple(LabelClass(name, name != "road", (0, 0, i)) for i, name in enumerate(("road", *"abc"))))
 THINGS = (1, 2, 3)
-SCORERS = {
-    "pycocotools": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
-    "faster-coco-eval": (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
-}
+SCORERS = ("pycocotools", "faster-coco-eval")
 FIELDS = tuple(field.name for field in dataclasses.fields(CocoQuality))
 
 
@@ -55,19 +48,27 @@ def ours(images):
     return metric.result()
 
 
+def classes_of(scorer):
+    """The scorer's class of annotations and its class of evaluation."""
+    if scorer == "pycocotools":
+        return pytest.importorskip("pycocotools.coco").COCO, pytest.importorskip("pycocotools.cocoeval").COCOeval
+    module = pytest.importorskip("faster_coco_eval")
+    return module.COCO, module.COCOeval_faster
+
+
 def annotations(masks, category, **columns):
-    rows = []
+    coding, rows = pytest.importorskip("pycocotools.mask"), []
     for position, mask in enumerate(masks):
-        code = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        code = coding.encode(np.asfortranarray(mask.astype(np.uint8)))
         row = {"segmentation": code, "area": int(mask.sum()), "category_id": int(category[position]), "iscrowd": 0}
-        row["bbox"] = pycocotools.mask.toBbox(code).tolist()
+        row["bbox"] = coding.toBbox(code).tolist()
         rows.append(row | {name: values[position].item() for name, values in columns.items()})
     return rows
 
 
 def official(scorer, images):
     """The scorer after ``accumulate`` and ``summarize``."""
-    make, evaluator = SCORERS[scorer]
+    make, evaluator = classes_of(scorer)
     shape = next(iter(images.values())).masks.shape[1:]
     header = {
         "images": [{"id": number, "height": shape[0], "width": shape[1]} for number in images],

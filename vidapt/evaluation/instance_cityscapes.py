@@ -36,10 +36,9 @@ def cityscapes_outcomes(overlaps: InstanceOverlaps, rank: NDArray[np.int64], min
     """Match the predictions of one image for each overlap threshold T.
 
     Counted targets are single instances of at least ``min_area`` pixels. Of the predictions of one class above the
-    threshold on a counted target, the best by ``rank`` is a hit and the others are wrong. A prediction above the
-    threshold on a group region or a small target is ignored. Any other is wrong unless its share of pixels on void,
-    on group regions and on small targets of its class is above the threshold; pixels on a group region smaller than
-    ``min_area`` count twice there, as in the official scorer.
+    threshold on a counted target, the best by ``rank`` is a hit and the others are wrong. Any other prediction is wrong
+    unless its share of pixels on void, on group regions and on small targets of its class is above the threshold;
+    pixels on a group region smaller than ``min_area`` count twice there, as in the official scorer.
 
     Args:
         overlaps: K predictions, none of them empty, against G targets.
@@ -49,15 +48,14 @@ def cityscapes_outcomes(overlaps: InstanceOverlaps, rank: NDArray[np.int64], min
     Returns:
         int8 (T,K).
     """
-    above = overlaps.iou(crowd_by_prediction=False) > OVERLAPS[:, None, None]
     small = overlaps.target_area < min_area
-    on_counted = above & ~(overlaps.crowd | small)
-    best = np.where(on_counted, rank[:, None], rank.size).min(1, initial=rank.size)
-    hit = (on_counted & (rank[:, None] == best[:, None])).any(2)
+    counted = ~(overlaps.crowd | small)
+    matched = (overlaps.iou(crowd_by_prediction=False) > OVERLAPS[:, None, None]) & counted
+    best = np.where(matched, rank[:, None], rank.size).min(1, initial=rank.size)
+    hit = (matched & (rank[:, None] == best[:, None])).any(2)
     same_class = np.where(overlaps.same_class, overlaps.shared, 0)
     excused = overlaps.void + same_class[:, overlaps.crowd].sum(1) + same_class[:, small].sum(1)
-    unmatched = ~above.any(2) & (excused / overlaps.area <= OVERLAPS[:, None])
-    wrong = unmatched | (on_counted.any(2) & ~hit)
+    wrong = matched.any(2) | (excused / overlaps.area <= OVERLAPS[:, None])
     return np.where(hit, HIT, np.where(wrong, WRONG, IGNORED)).astype(np.int8)
 
 

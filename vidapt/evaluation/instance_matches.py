@@ -93,7 +93,7 @@ class InstanceAccumulator(ABC):
         return len(self._images)
 
     def update(self, image: str | int, overlaps: InstanceOverlaps) -> None:
-        """Add one image; predictions and targets that are no things are left out.
+        """Add one image; predictions that are no things have no effect.
 
         Args:
             image: Name or number of the image. The images are joined in its order, whatever order and process they
@@ -104,10 +104,9 @@ class InstanceAccumulator(ABC):
             UserError: If the image was added before, or a train id is not in the label space.
         """
         self._refuse_known([image])
-        space = self.scored.space
         for ids in (overlaps.category, overlaps.target_category):
-            check_categories(ids, space)
-        self._images[image] = self._match(overlaps.keep(space.is_thing[overlaps.category]))
+            check_categories(ids, self.scored.space)
+        self._images[image] = self._match(overlaps)
 
     def merge(self, other: Self) -> None:
         """Add the images of another process; the result is that of one process to the last bit.

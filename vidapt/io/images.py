@@ -67,6 +67,18 @@ def read_label(path: str | Path) -> NDArray[np.int32]:
         raise InputError(f"{path} cannot be read as a label picture: {_reason(error)}") from error
 
 
+def read_ids(path: Path) -> NDArray[np.int32]:
+    """Read a label picture of one id per pixel, grey or a palette index: int32 (H,W).
+
+    Raises:
+        InputError: If the file cannot be read or is a picture in colours.
+    """
+    picture = read_label(path)
+    if picture.ndim != 2:
+        raise InputError(f"{path} is a picture in colours; its labels must be one id per pixel, grey or palette index")
+    return picture
+
+
 def read_deep_colours(path: str | Path) -> NDArray[np.int32]:
     """Read a colour picture of 8 or 16 bits per channel as int32 (H,W,3) RGB, all bits kept.
 

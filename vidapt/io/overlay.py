@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from vidapt.io.encoder import VideoWriter, write_video
 from vidapt.labels import CITYSCAPES
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
     from vidapt.clip import PanopticFrame, Segment
 
-__all__ = ["VideoWriter", "contact_sheet", "draw_overlay", "label_picture", "segment_colour", "write_video"]
+__all__ = ["VideoWriter", "contact_sheet", "draw_overlay", "label_picture", "segment_colour", "titled", "write_video"]
 
 OUTLINE = (255, 255, 255)
 """RGB colour of the outline of things."""
 
+_TITLE_HEIGHT = 18
 _GOLDEN = 0.6180339887
 _PLASTIC = 0.7548776662
 
@@ -100,6 +102,13 @@ def _draw_outlines(picture: NDArray[np.uint8], ids: NDArray[np.int32], thing: ND
 def label_picture(semantic: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Colour a map of train ids (H,W) as uint8 (H,W,3) RGB; 255 = ignore is black unless the palette says otherwise."""
     return (CITYSCAPES.palette if palette is None else palette)[semantic]
+
+
+def titled(picture: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
+    """An RGB picture (H,W,3) with a line of text above it."""
+    strip = Image.new("RGB", (picture.shape[1], _TITLE_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((2, 2), title, fill="black", font=ImageFont.load_default(12))
+    return np.concatenate([np.asarray(strip), picture])
 
 
 def contact_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], *, gap: int = 2) -> NDArray[np.uint8]:

@@ -12,9 +12,9 @@ from vidapt.config import LabelledFolderData, Recipe, VideosData
 from vidapt.engine.checkpoint import latest_checkpoint
 from vidapt.engine.distributed import on_main
 from vidapt.errors import ConfigError, InputError
-from vidapt.jobs.evaluate import is_generated
 from vidapt.jobs.files import write_json
 from vidapt.jobs.report import write_run_report
+from vidapt.jobs.scored_videos import is_generated
 from vidapt.jobs.table import ScoreData, scores_table
 from vidapt.jobs.train import RunResult, open_accelerator, open_data, prepare_run, resume_recipe, run_stage
 from vidapt.jobs.weights import weights_path

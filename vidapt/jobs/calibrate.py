@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vidapt.config import Data
-from vidapt.jobs.evaluate import evaluation_videos, labelled_frames
+from vidapt.jobs.scored_videos import evaluation_videos, labelled_frames
 from vidapt.segmenter import Segmenter
 from vidapt.tracking.calibrate import CosinePairs
 

@@ -15,7 +15,7 @@ from vidapt.config import StoredData
 from vidapt.datasets.clip_dataset import Labels, Sample
 from vidapt.errors import StorageError
 from vidapt.io.images import resize_image, resize_label
-from vidapt.io.overlay import contact_sheet, label_picture
+from vidapt.io.overlay import contact_sheet, label_picture, titled
 from vidapt.jobs.data_open import open_named
 from vidapt.labels import CITYSCAPES, LabelSpace, find_space
 from vidapt.mapping import find_mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CELL_HEIGHT = 256
 """Height of the frames on the sheet in pixels."""
 
-_TITLE = 18
 _VOID = (0, 0, 0)
 _NO_INSTANCE = (40, 40, 40)
 
@@ -57,7 +56,7 @@ def run_show(section: StoredData, *, out: Path, labels: str | None = None, sampl
         if table is not None and sample.labels is not None:
             sample = Sample(sample.image, Labels(table[sample.labels.semantic], sample.labels.instance))
             seen |= set(np.unique(sample.labels.semantic).tolist()) if sample.labels else set()
-        rows.append([_titled(picture, frame.name) for picture in _panels(sample, space)])
+        rows.append([titled(picture, frame.name) for picture in _panels(sample, space)])
     sheet = contact_sheet(rows)
     if seen:
         sheet = np.concatenate([sheet, legend(space, sorted(seen - {IGNORE}), sheet.shape[1])])
@@ -98,13 +97,6 @@ def instance_picture(semantic: NDArray[np.uint8], instance: NDArray[np.int32], s
     stripes = (np.indices(semantic.shape).sum(0) // 4) % 2 == 0
     picture[crowd & stripes] = space.palette[semantic[crowd & stripes]]
     return picture
-
-
-def _titled(picture: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
-    """The picture with a line of text above it."""
-    strip = Image.new("RGB", (picture.shape[1], _TITLE), "white")
-    ImageDraw.Draw(strip).text((2, 2), title, fill="black", font=ImageFont.load_default(12))
-    return np.concatenate([np.asarray(strip), picture])
 
 
 def legend(space: LabelSpace, classes: list[int], width: int) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from vidapt.io.encoder import write_video
 from vidapt.io.reader import open_video
 from vidapt.io.segmentation_folder import encode_png, write_bytes
 from vidapt.jobs.adapt import adapt
-from vidapt.jobs.evaluate import labelled_frames, scored_videos
+from vidapt.jobs.scored_videos import labelled_frames, scored_videos
 from vidapt.jobs.segment import write_segmentation
 from vidapt.recipe import load_recipe
 from vidapt.segmenter import load

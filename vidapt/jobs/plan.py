@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from vidapt.clip import ClipBatch, collate
 from vidapt.config import Data, Recipe, StoredData, StreetWorldData
 from vidapt.datasets.views import Mixture, Relabelled
 from vidapt.jobs.data import sections_of
-from vidapt.jobs.evaluate import scored_space, scored_videos
+from vidapt.jobs.scored_videos import scored_space, scored_videos
 from vidapt.labels import LabelSpace
 from vidapt.mapping import ClassMapping, find_mapping
 from vidapt.models.network import PanopticNetwork
 from vidapt.transforms import TrainTransform
 
 Rows = list[tuple[str, str]]
+
+MEASURED_PIXELS = 1 << 18
+"""Pixels of a step up to which a plan measures a real step on a CPU."""
 
 
 def print_plan(
@@ -44,7 +48,8 @@ def plan(
     """Rows (what, plan) of one stage; runs the losses and gradients of one step to measure, updates nothing."""
     config = recipe.training
     network: PanopticNetwork = step.network
-    seconds, memory = _measure(recipe, datasets, step, device)
+    trial = _trial(recipe, device)
+    seconds, memory = _measure(recipe, datasets, step, device, trial)
     weights = sum(parameter.numel() for parameter in network.parameters())
     disk = 4 * weights * (3 + len(step.weights())) * config.keep
     space = network.space
@@ -62,9 +67,9 @@ def plan(
         ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters"),
         ("batch", f"{config.batch} clips of {config.clip_length} frames, crop {config.crop[0]}x{config.crop[1]}"),
         ("steps", str(config.steps)),
-        ("memory", f"{memory:.0f} MB after one step on {device}"),
+        ("memory", f"{memory:.0f} MB after one step on {device}{trial.note}"),
         ("disk", f"{disk_text}, {free:.0f} MB free"),
-        ("one step", f"{seconds:.2f} s"),
+        ("one step", f"{seconds:.2f} s{trial.note}"),
         ("ETA", str(timedelta(seconds=round(seconds * config.steps / processes)))),
     ]
 
@@ -132,30 +137,61 @@ def _mapped(mapping: ClassMapping) -> str:
     return f"{used} of {len(source)} of {source.name} map to {target.name} ({len(target)} classes){without}{empty}"
 
 
-def _measure(recipe: Recipe, datasets: tuple[Any, Any], step: Any, device: torch.device) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Trial:
+    """The step that is measured: ``batch`` clips of ``crop`` pixels, which a real step holds ``factor`` times."""
+
+    crop: tuple[int, int]
+    batch: int
+    factor: float
+
+    @property
+    def note(self) -> str:
+        if self.factor == 1:
+            return ""
+        return f" (estimated from {self.batch} clip of {self.crop[0]}x{self.crop[1]}, times {self.factor:.0f})"
+
+
+def _trial(recipe: Recipe, device: torch.device) -> _Trial:
+    """A real step, or a small one on a CPU where a real one would take minutes."""
+    config = recipe.training
+    pixels = config.batch * config.clip_length * config.crop[0] * config.crop[1]
+    if device.type != "cpu" or pixels <= MEASURED_PIXELS:
+        return _Trial(config.crop, config.batch, 1.0)
+    crop = (min(config.crop[0], 128), min(config.crop[1], 128))
+    return _Trial(crop, 1, pixels / (config.clip_length * crop[0] * crop[1]))
+
+
+def _measure(
+    recipe: Recipe, datasets: tuple[Any, Any], step: Any, device: torch.device, trial: _Trial
+) -> tuple[float, float]:
     """Seconds of one step and memory in MB; the first of two steps warms up."""
     import numpy as np
 
-    from vidapt.io.writer import peak_memory_bytes
-
-    config = recipe.training
-    transform = TrainTransform(config.crop, config.scale)
-    rng = np.random.default_rng(config.seed)
+    transform = TrainTransform(trial.crop, recipe.training.scale)
+    rng = np.random.default_rng(recipe.training.seed)
 
     def batch(dataset: Any) -> ClipBatch | None:
         if dataset is None:
             return None
-        clips = [transform(dataset[index % len(dataset)], rng) for index in range(config.batch)]
-        return collate(clips, list(range(config.batch))).to(device)
+        clips = [transform(dataset[index % len(dataset)], rng) for index in range(trial.batch)]
+        return collate(clips, list(range(trial.batch))).to(device)
 
     source, target = batch(datasets[0]), batch(datasets[1])
-    seconds = 0.0
+    before, seconds = _memory(device), 0.0
     for _ in range(2):
         seconds = _timed(lambda: [loss.backward() for _, loss in step.losses(source, target) if loss.requires_grad])
         step.network.zero_grad(set_to_none=True)
+    return seconds * trial.factor, before + (_memory(device) - before) * trial.factor
+
+
+def _memory(device: torch.device) -> float:
+    """Largest use of memory so far in MB."""
+    from vidapt.io.writer import peak_memory_bytes
+
     if device.type == "cuda":
-        return seconds, torch.cuda.max_memory_allocated(device) / 1e6
-    return seconds, sum(peak_memory_bytes().values()) / 1e6
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return sum(peak_memory_bytes().values()) / 1e6
 
 
 def _timed(call: Callable[[], object]) -> float:

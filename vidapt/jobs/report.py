@@ -18,8 +18,8 @@ from vidapt.io.images import resize_image
 from vidapt.io.overlay import draw_overlay, label_picture
 from vidapt.io.report import Picture, ReportContent, Table, curve, jpeg, write_report
 from vidapt.jobs.data import build_dataset, sections_of
-from vidapt.jobs.evaluate import is_generated, labelled_frames, scored_space, scored_videos
 from vidapt.jobs.plan import describe, describe_all
+from vidapt.jobs.scored_videos import is_generated, labelled_frames, scored_space, scored_videos
 from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, row_title, score_row
 from vidapt.labels import LabelSpace
 from vidapt.segmenter import load

@@ -24,10 +24,11 @@ from vidapt.engine.train import train as run_training
 from vidapt.errors import ConfigError, UserError
 from vidapt.jobs.calibrate import calibrate
 from vidapt.jobs.data import class_counts, training_source, training_target
-from vidapt.jobs.evaluate import evaluation_videos, score_segmenter, scored_space, scored_videos
 from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.plan import print_plan
 from vidapt.jobs.report import write_run_report
+from vidapt.jobs.score import score_segmenter
+from vidapt.jobs.scored_videos import evaluation_videos, scored_space, scored_videos
 from vidapt.jobs.table import ScoreData
 from vidapt.jobs.weights import find_weights, recipe_header, write_calibration
 from vidapt.labels import LabelSpace, find_space
@@ -284,7 +285,7 @@ def _finish(recipe: Recipe, run: Path, folder: Path, device: str | None) -> dict
     if recipe.evaluation is not None:
         name = recipe.inference.weights
         segmenter = load(folder / f"{name}.safetensors", device=device, space=scored_space(recipe))
-        scores[name] = score_segmenter(segmenter, recipe).to_dict()
+        scores[name] = score_segmenter(segmenter, recipe).scores.to_dict()
     write_json(run / "scores.json", scores)
     return scores
 

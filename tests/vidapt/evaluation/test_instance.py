@@ -80,7 +80,8 @@ def test_the_name_of_an_image_decides_between_equal_scores():
 
     assert precision((0, 1)) == precision(("a", "b")) == precision((7, "a")) == pytest.approx(1, abs=1e-9)
     assert precision((1, 0)) == precision(("b", "a")) == precision(("a", 7)) == pytest.approx(0.5, abs=1e-9)
-    assert precision((2, 10)) == pytest.approx(1, abs=1e-9)
+    # Numbers come in their own order, before names.
+    assert precision((2, 10)) == precision((10, "2")) == pytest.approx(1, abs=1e-9)
 
 
 def test_cityscapes_takes_equal_scores_together():
@@ -122,6 +123,18 @@ def test_class_without_instances_is_undefined_and_class_without_predictions_is_z
     assert scores.per_class["person"].ap == 0
     assert np.isnan(scores.per_class["car"].ap)
     assert (scores.ap, scores.classes) == (0, ("person",))
+
+
+@both
+def test_predicted_stuff_has_no_effect(metric):
+    precision = metric(CITYSCAPES)
+    precision.update("a", squares(category=0, predicted=0))
+    precision.update("b", squares(predicted=0))
+    precision.update("c", squares())
+    scores = precision.result()
+    assert scores.classes == ("car",)
+    assert "road" not in scores.per_class
+    assert scores.ap == pytest.approx(51 / 101 if metric is CocoAveragePrecision else 0.5)
 
 
 @both

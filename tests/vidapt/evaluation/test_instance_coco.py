@@ -57,6 +57,12 @@ def test_highest_overlap_wins_and_a_taken_target_leaves_the_next():
     assert outcomes(overlaps, threshold=0.75) == [HIT, WRONG]
 
 
+def test_later_target_is_taken_at_equal_overlap():
+    """The second prediction fits the first target only."""
+    assert outcomes(record([[50, 50], [50, 0]], [100, 50], [50, 50])) == [HIT, HIT]
+    assert outcomes(record([[50, 50], [0, 50]], [100, 50], [50, 50])) == [HIT, WRONG]
+
+
 def test_other_class_does_not_match():
     assert outcomes(record([[100]], [100], [100], category=[1])) == [WRONG]
 

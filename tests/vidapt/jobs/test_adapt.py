@@ -230,7 +230,8 @@ def test_unlabelled_footage_where_labels_are_needed(tmp_path: Path) -> None:
 def test_evaluation_without_a_common_class(tmp_path: Path) -> None:
     labelled = write_labelled(tmp_path / "kitchen", ["spoon", "table"])
     recipe = tiny_recipe(evaluation={"kind": "labelled_folder", "root": str(labelled)})
-    refused(recipe, tmp_path / "run", ConfigError, "no class of 'cityscapes' is one of 'mine'")
+    expected = r"no class of the data \(spoon, table\) is one of label space 'cityscapes'"
+    refused(recipe, tmp_path / "run", ConfigError, expected)
 
 
 def test_initial_weights_of_another_architecture(tmp_path: Path) -> None:

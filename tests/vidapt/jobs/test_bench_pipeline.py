@@ -72,7 +72,7 @@ def test_metrics(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert report["environment"]["numpy"] == np.__version__
     # Two of the five frames end windows of all lengths.
     samples = {row["name"]: row["samples"] for row in report["rows"]}
-    assert samples == {"PQ": 8, "PQ by np.unique": 2, "PQ, VPQ(1,2,3,4)": 8, "PQ, VPQ, STQ, mIoU": 8}
+    assert samples == {"PQ": 20, "PQ by np.unique": 2, "PQ, VPQ(1,2,3,4)": 20, "PQ, VPQ, STQ, mIoU": 20}
     by_name = {row["name"]: row for row in report["rows"]}
     median = by_name["PQ"]["median_ms"]
     assert by_name["PQ"]["p20_ms"] <= median <= by_name["PQ"]["p80_ms"]

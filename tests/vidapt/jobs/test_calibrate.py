@@ -11,7 +11,7 @@ from vidapt.clip import Instances
 from vidapt.config import Recipe
 from vidapt.errors import ConfigError
 from vidapt.jobs.calibrate import _identified, _owner, calibrate
-from vidapt.jobs.evaluate import evaluation_videos, labelled_frames
+from vidapt.jobs.scored_videos import evaluation_videos, labelled_frames
 from vidapt.segmenter import Segmenter
 
 

@@ -14,7 +14,8 @@ from vidapt.evaluation.scores import Scores
 from vidapt.io.segmentation_folder import read_segmentation
 from vidapt.io.writer import SegmentationWriter
 from vidapt.jobs import evaluate as job
-from vidapt.jobs.evaluate import evaluate, evaluation_videos, labelled_frames
+from vidapt.jobs.evaluate import evaluate
+from vidapt.jobs.scored_videos import evaluation_videos, labelled_frames
 from vidapt.labels import CAMVID, CITYSCAPES, CITYSCAPES_TO_CAMVID, LabelSpace
 from vidapt.segmenter import load
 

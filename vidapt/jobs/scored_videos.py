@@ -1,0 +1,93 @@
+"""The labelled videos that a recipe is scored on, in the label space of its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from vidapt.config import Data, Recipe, StreetWorldData
+from vidapt.datasets.clip_dataset import ClipDataset as StoredClips
+from vidapt.datasets.views import Relabelled
+from vidapt.errors import ConfigError
+from vidapt.jobs.data import build_dataset, in_space
+from vidapt.labels import LabelSpace, find_space
+
+
+def evaluation_videos(data: Data, space: LabelSpace | None = None) -> Any:
+    """The data set of labelled videos that a section describes.
+
+    Args:
+        data: The section.
+        space: Label space of the labels; None keeps the data's own.
+
+    Raises:
+        UserError: If the files are missing or carry no labels, or their classes cannot be mapped.
+    """
+    dataset = build_dataset(data, clip_length=1, interval=1)
+    return dataset if space is None else in_space(dataset, space, data.mapping)
+
+
+def scored_space(recipe: Recipe) -> LabelSpace:
+    """The label space that a recipe is scored in."""
+    return find_space(recipe.scoring.labels or recipe.labels)
+
+
+def scored_videos(recipe: Recipe) -> Any:
+    """The evaluation videos of a recipe, with labels in the space that is scored.
+
+    Raises:
+        ConfigError: If it has none, or their classes cannot be mapped.
+        InputError: If files are missing or damaged.
+    """
+    if recipe.evaluation is None:
+        raise ConfigError("the recipe has no evaluation videos; set 'evaluation' to labelled footage")
+    return evaluation_videos(recipe.evaluation, scored_space(recipe))
+
+
+@lru_cache(maxsize=64)
+def _exact_flow(videos: Any, number: int) -> Any:
+    """Exact flow of one generated video, which is costly and asked for by every stage."""
+    return videos.exact_flow(number)
+
+
+Frame = tuple[Any, tuple[Any, Any], Any]
+
+
+def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
+    """Yield (image, (semantic, instance), flow from the previous frame or None) of one video.
+
+    ``semantic`` is None for a frame without labels; ``instance`` is None then and where the data have no instances. The
+    flow is exact on street_world; elsewhere it is None and the evaluator computes DIS flow from the images.
+    """
+    stored, relabel = (videos.dataset, videos.relabel) if isinstance(videos, Relabelled) else (videos, lambda x: x)
+    if isinstance(stored, StoredClips):
+        yield from _stored_frames(videos, number)
+        return
+    clip = stored.video_clip(number)
+    target = relabel(clip.target)
+    flow, valid = _exact_flow(stored, number)
+    for index in range(len(clip.frames)):
+        image = np.ascontiguousarray(clip.frames[index].permute(1, 2, 0).numpy())
+        labels = target.semantic[index].numpy(), target.instance[index].numpy()
+        yield image, labels, (flow[index - 1], valid[index - 1]) if index else None
+
+
+def _stored_frames(videos: Any, number: int) -> Iterator[Frame]:
+    labelled = False
+    for image, target in videos.iterate_video(number):
+        labelled = labelled or target is not None
+        if target is None:
+            yield image, (None, None), None
+        else:
+            instance = target.instance[0].numpy() if videos.has_instances else None
+            yield image, (target.semantic[0].numpy(), instance), None
+    if not labelled:
+        raise ConfigError(f"{videos.videos[number]} carries no labels to score against")
+
+
+def is_generated(data: Data | None) -> bool:
+    """True for generated footage, whose scores every table labels as a test bed."""
+    return isinstance(data, StreetWorldData)
