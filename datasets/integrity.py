@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,59 +18,72 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_PNG_DEPTH = 24
+"""Place of the bits per channel in a PNG file."""
+
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TAIL = 1024
 _THREADS = 16
 
 
 def quick_problems(dataset: StoredDataset) -> list[Problem]:
-    """Problems that show without decoding: in the index, missing, empty and cut files, labels of another size.
+    """Problems that show without decoding: in the index, missing, empty and cut files, 16-bit pictures, label sizes.
 
     Reads the first and last kilobyte of each file, in parallel.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda frame: _quick_frame(dataset, frame), dataset.frames())
-        return [*dataset.index_problems, *(problem for problem in found if problem is not None)]
+        return [*dataset.index_problems, *(problem for problems in found for problem in problems)]
 
 
-def _quick_frame(dataset: StoredDataset, frame: Frame) -> Problem | None:
-    sizes = []
+def _quick_frame(dataset: StoredDataset, frame: Frame) -> list[Problem]:
+    sizes, problems = {}, []
     for file in (frame.image, *frame.labels):
         try:
-            sizes.append(check_ends(dataset.root / file))
+            sizes[file] = check_ends(dataset.root / file, deep=file != frame.image)
         except InputError as error:
-            return Problem(frame.name, file, str(error))
-    for file, size in zip(frame.labels, sizes[1:], strict=True):
-        if size != sizes[0] and not dataset.scales_label(frame):
-            return Problem(frame.name, file, f"is {size[1]}x{size[0]} but its image is {sizes[0][1]}x{sizes[0][0]}")
-    return None
+            problems.append(Problem(frame.name, file, str(error)))
+    shown = sizes.get(frame.image)
+    for file in frame.labels:
+        size = sizes.get(file, shown)
+        if shown is not None and size is not None and size != shown and not dataset.scales_label(frame):
+            reason = f"is {size[1]}x{size[0]} but its image is {shown[1]}x{shown[0]}"
+            problems.append(Problem(frame.name, file, reason))
+    return problems
 
 
-def check_ends(path: Path) -> tuple[int, int]:
+def check_ends(path: Path, *, deep: bool = True) -> tuple[int, int]:
     """Size (H, W) of a picture file whose head and tail are as its format wants them.
+
+    Args:
+        path: The file.
+        deep: False refuses more than 8 bits per channel, of which a picture would lose the lower ones.
 
     Raises:
         InputError: With the reason alone ("is missing", "is cut: ...").
     """
     try:
         with path.open("rb") as file:
-            head = file.read(len(_PNG))
+            head = file.read(_PNG_DEPTH + 1)
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL))
             tail = file.read()
         if not head:
             raise InputError("is empty")
-        if head == _PNG and not tail.endswith(_PNG_END):
+        is_png = head.startswith(_PNG)
+        if is_png and not tail.endswith(_PNG_END):
             raise InputError("is cut: the end of a PNG file is missing")
         if head.startswith(_JPEG) and _JPEG_END not in tail:
             raise InputError("is cut: the end of a JPEG file is missing")
         with Image.open(path) as picture:
+            if not deep and (picture.mode[0] in "IF" or (is_png and head[_PNG_DEPTH] > 8)):
+                raise InputError("has more than 8 bits per channel; pictures must have 8")
             return picture.height, picture.width
     except FileNotFoundError:
         raise InputError("is missing") from None
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot be read: {error}") from error
 
 
@@ -78,40 +92,60 @@ class Examined:
     """A frame that was read whole.
 
     Attributes:
-        problem: The first thing wrong with it, or None.
+        problems: Everything wrong with it.
         counts: int64 (256,) pixels by id of the data set's own label space, 255 = void; None without labels.
     """
 
-    problem: Problem | None
+    problems: tuple[Problem, ...]
     counts: NDArray[np.int64] | None = None
 
 
 def examine(dataset: StoredDataset, frame: Frame) -> Examined:
     """Read a frame whole, which also finds damaged contents and ids outside the table."""
     quick = _quick_frame(dataset, frame)
-    if quick is not None:
-        return Examined(quick)
+    if quick:
+        return Examined(tuple(quick))
     try:
         labels = dataset.read_frame(frame).labels
     except InputError as error:
-        return Examined(Problem(frame.name, frame.labels[0] if frame.labels else frame.image, str(error)))
-    return Examined(None, None if labels is None else np.bincount(labels.semantic.reshape(-1), minlength=256))
+        return Examined(tuple(_contents(dataset, frame, error)))
+    return Examined((), None if labels is None else np.bincount(labels.semantic.reshape(-1), minlength=256))
+
+
+def _contents(dataset: StoredDataset, frame: Frame, error: InputError) -> Iterator[Problem]:
+    """What is wrong inside the files of a frame; reading it stopped at ``error``."""
+    first = _problem(dataset, frame, error)
+    yield first
+    if frame.labels and first.file == frame.image:
+        try:
+            dataset.read_checked(frame, check_ends(dataset.root / frame.image))
+        except InputError as wrong:
+            yield _problem(dataset, frame, wrong)
+
+
+def _problem(dataset: StoredDataset, frame: Frame, error: InputError) -> Problem:
+    """The file that an error names at its beginning, and the rest of the message."""
+    text = str(error)
+    for file in (frame.image, *frame.labels):
+        if text.startswith(str(dataset.root / file)):
+            return Problem(frame.name, file, text.removeprefix(str(dataset.root / file)).strip())
+    return Problem(frame.name, frame.image, text)
 
 
 def refuse_or_skip(dataset: StoredDataset, policy: str) -> list[Problem]:
     """Apply the policy for damaged frames before training: "refuse" or "skip".
 
     Returns:
-        The problems of the frames that were left out.
+        The problems of the frames that were left out; a frame may have several.
 
     Raises:
         InputError: If the policy is "refuse" and a frame is damaged, or if nothing is left.
     """
     problems = quick_problems(dataset)
     if problems and policy == "refuse":
-        first = problems[0]
+        first, damaged = problems[0], len({problem.frame for problem in problems})
         raise InputError(
-            f"{len(problems)} of {sum(1 for _ in dataset.frames())} frames of {dataset.card.title} in {dataset.root} "
+            f"{damaged} of {sum(1 for _ in dataset.frames())} frames of {dataset.card.title} in {dataset.root} "
             f"are damaged, the first: {first.file} {first.reason}; list them with 'vidapt data check', mend them, or "
             "set damaged: skip"
         )
@@ -121,7 +155,7 @@ def refuse_or_skip(dataset: StoredDataset, policy: str) -> list[Problem]:
 
 
 def describe_skipped(problems: list[Problem], limit: int = 3) -> str:
-    """One line that counts and names frames that were left out."""
+    """One line that counts the frames that were left out and names their files."""
     names = ", ".join(f"{problem.file} ({problem.reason})" for problem in problems[:limit])
     more = f" and {len(problems) - limit} more" if len(problems) > limit else ""
-    return f"left out {len(problems)} damaged frames: {names}{more}"
+    return f"left out {len({problem.frame for problem in problems})} damaged frames: {names}{more}"

@@ -40,7 +40,7 @@ class KittiStep(StoredDataset):
         home="https://www.cvlibs.net/datasets/kitti/eval_step.php",
         checked="on generated files only",
     )
-    space = "cityscapes"
+    space = "kitti_step"
     has_instances = True
 
     def find_videos(self) -> list[Video]:

@@ -1,20 +1,20 @@
 """A read-through cache of scaled frames and labels on disk, kept between runs and shared by all processes.
 
-Decoding a full-size PNG and scaling it costs ten times what reading its small copy does. A frame is kept as JPEG, its
-labels as PNG without loss, all in one file under a name that depends on everything that the content depends on: a
-changed original or option gives another name, never a stale frame.
+Decoding full-size PNGs and scaling them costs twenty times what reading their small copy does. A frame is kept as JPEG,
+its labels as runs of equal pixels without loss, all in one file under a name that depends on everything that the
+content depends on: a changed original or option gives another name, never a stale frame.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 """Quality of the kept pictures; the labels are kept exactly."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; part of every name."""
 
-_HEAD = 4
+_NUMBER = 4
+"""Bytes of the checksum, and of the length of the picture."""
 
 
 class SampleStore:
@@ -70,15 +71,14 @@ class SampleStore:
     def _write(self, path: Path, data: bytes) -> None:
         if not self._writes:
             return
+        part = path.with_name(f"{path.name}.{uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
             try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
+                part.write_bytes(data)
                 os.replace(part, path)
             except OSError:
-                os.unlink(part)
+                part.unlink(missing_ok=True)
                 raise
         except OSError as error:
             self._writes = False
@@ -87,18 +87,15 @@ class SampleStore:
 
 
 def encode_sample(sample: Sample) -> bytes:
-    """A frame as bytes: four lengths, then the picture as JPEG, classes as PNG, track ids as PNG (their three bytes).
+    """A frame as bytes: a checksum, the length of the picture, the picture as JPEG, the labels if there are any.
 
     Raises:
         ValueError: If a track id is negative or not below 2^24.
     """
-    parts = [_jpeg(sample.image)]
-    if sample.labels is not None:
-        parts += [_png(sample.labels.semantic), _png(_pack(sample.labels.instance))]
-    lengths = np.zeros(_HEAD, "<u4")
-    lengths[: len(parts)] = [len(part) for part in parts]
-    lengths[-1] = len(parts)
-    return b"".join((lengths.tobytes(), *parts))
+    picture = _jpeg(sample.image)
+    labels = b"" if sample.labels is None else _pack(sample.labels)
+    content = b"".join((len(picture).to_bytes(_NUMBER, "little"), picture, labels))
+    return zlib.crc32(content).to_bytes(_NUMBER, "little") + content
 
 
 def decode_sample(data: bytes) -> Sample:
@@ -107,19 +104,15 @@ def decode_sample(data: bytes) -> Sample:
     Raises:
         ValueError: If they are cut or damaged.
     """
-    head = 4 * _HEAD
-    if len(data) < head:
-        raise ValueError("a kept frame is shorter than its head")
-    *lengths, count = np.frombuffer(data[:head], "<u4").tolist()
-    ends = head + np.cumsum([0, *lengths[:count]])
-    if count not in (1, 3) or ends[-1] != len(data):
-        raise ValueError("a kept frame is cut")
-    parts = [np.frombuffer(data[begin:end], np.uint8) for begin, end in pairwise(ends)]
-    image = np.ascontiguousarray(_decode(parts[0], cv2.IMREAD_COLOR)[..., ::-1])
-    if count == 1:
-        return Sample(image)
-    semantic, packed = (_decode(part, cv2.IMREAD_UNCHANGED) for part in parts[1:])
-    return Sample(image, Labels(semantic, _unpack(packed)))
+    content = memoryview(data)[_NUMBER:]
+    if not content or zlib.crc32(content) != int.from_bytes(data[:_NUMBER], "little"):
+        raise ValueError("a kept frame is cut or damaged")
+    end = _NUMBER + int.from_bytes(content[:_NUMBER], "little")
+    picture = cv2.imdecode(np.frombuffer(content[_NUMBER:end], np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError("a kept frame holds no picture")
+    image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    return Sample(image, _unpack(content[end:], (image.shape[0], image.shape[1])) if content[end:] else None)
 
 
 def _read(path: Path) -> Sample | None:
@@ -130,37 +123,32 @@ def _read(path: Path) -> Sample | None:
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise ValueError(f"a picture {image.shape} cannot be kept as JPEG")
     return data.tobytes()
 
 
-def _png(picture: NDArray[Any]) -> bytes:
-    # Level 1 with run-length matching: label maps shrink as well as with level 6, in a fraction of the time.
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    return cv2.imencode(".png", picture, options)[1].tobytes()
+def _pack(labels: Labels) -> bytes:
+    """Runs of equal pixels, row after row: all lengths uint32, then all classes uint8, then all track ids int32.
 
-
-def _decode(data: NDArray[np.uint8], flag: int) -> NDArray[Any]:
-    picture = cv2.imdecode(data, flag)
-    if picture is None:
-        raise ValueError("a kept frame is damaged")
-    return np.asarray(picture)
-
-
-def _pack(instance: NDArray[np.int32]) -> NDArray[Any]:
-    """Track ids as uint16 (H,W) where they fit, else as their three bytes (H,W,3)."""
-    low, high = int(instance.min(initial=0)), int(instance.max(initial=0))
+    A tenth of the time of a PNG, and no larger: a street at half resolution has 5000 to 10000 runs.
+    """
+    semantic, instance = labels.semantic.reshape(-1), labels.instance.reshape(-1)
+    changes = (semantic[1:] != semantic[:-1]) | (instance[1:] != instance[:-1])
+    starts = np.flatnonzero(np.concatenate(([True], changes)))
+    lengths, tracks = np.diff(starts, append=semantic.size), instance[starts]
+    low, high = int(tracks.min()), int(tracks.max())
     if low < 0 or high >= 1 << 24:
         raise ValueError(f"track ids {low}..{high} cannot be kept; allowed: 0..{(1 << 24) - 1}")
-    if high < 1 << 16:
-        return instance.astype(np.uint16)
-    return np.ascontiguousarray(instance.astype("<i4").view(np.uint8).reshape(*instance.shape, 4)[..., :3])
+    fields = (lengths.astype("<u4"), semantic[starts], tracks.astype("<i4"))
+    return zlib.compress(b"".join(field.tobytes() for field in fields), level=1)
 
 
-def _unpack(packed: NDArray[Any]) -> NDArray[np.int32]:
-    if packed.ndim == 2:
-        return packed.astype(np.int32)
-    low, middle, high = (packed[..., channel].astype(np.int32) for channel in range(3))
-    return low + 256 * middle + 65536 * high
+def _unpack(packed: memoryview, size: tuple[int, int]) -> Labels:
+    data = zlib.decompress(packed)
+    count = len(data) // 9
+    lengths = np.frombuffer(data, "<u4", count)
+    semantic = np.frombuffer(data, np.uint8, count, 4 * count)
+    instance = np.frombuffer(data, "<i4", count, 5 * count).astype(np.int32, copy=False)
+    return Labels(np.repeat(semantic, lengths).reshape(size), np.repeat(instance, lengths).reshape(size))

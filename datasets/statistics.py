@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import numpy as np
 
@@ -73,24 +72,32 @@ def statistics_folders(root: Path) -> list[Path]:
 
 def load_statistics(root: Path, key: str) -> FrameStatistics | None:
     """The kept statistics with this key, or None; a damaged file counts as missing."""
-    for folder in statistics_folders(root):
-        try:
-            with np.load(folder / f"{key}.npz", allow_pickle=False) as file:
-                return FrameStatistics(tuple(file["names"].tolist()), file["counts"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            continue
-    return None
+    found = (_load(folder / f"{key}.npz") for folder in statistics_folders(root))
+    return next((statistics for statistics in found if statistics is not None), None)
+
+
+def _load(path: Path) -> FrameStatistics | None:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return FrameStatistics(tuple(file["names"].tolist()), file["counts"])
+    # A damaged file makes numpy, zipfile, zlib and tokenize raise errors of a dozen kinds.
+    except Exception:
+        return None
 
 
 def save_statistics(root: Path, key: str, statistics: FrameStatistics) -> Path | None:
     """Keep statistics in the first folder that can be written; None if none can."""
     for folder in statistics_folders(root):
+        part = folder / f"{key}.{uuid4().hex}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor, part = tempfile.mkstemp(dir=folder, suffix=".part")
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez_compressed(file, names=np.array(statistics.names, dtype=str), counts=statistics.counts)
-            os.replace(part, folder / f"{key}.npz")
+            try:
+                with part.open("wb") as file:
+                    np.savez_compressed(file, names=np.array(statistics.names, dtype=str), counts=statistics.counts)
+                os.replace(part, folder / f"{key}.npz")
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
         except OSError:
             continue
         return folder / f"{key}.npz"

@@ -93,9 +93,12 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.height is not None and self.fit is not None:
             raise InputError(f"height {self.height} and fit {list(self.fit)} both give a size; drop one")
-        if min(self.trim) < 0 or self.every < 1 or (self.context is not None and self.context < 0):
+        if min(self.trim) < 0 or (self.context is not None and self.context < 0):
+            raise InputError(f"trim {list(self.trim)} and context {self.context} must be 0 or more")
+        if any(n is not None and n < 1 for n in (self.every, self.height, self.videos, *(self.fit or ()))):
+            fit = None if self.fit is None else list(self.fit)
             raise InputError(
-                f"trim {list(self.trim)} and context {self.context} must be 0 or more and every {self.every} 1 or more"
+                f"every {self.every}, height {self.height}, fit {fit} and videos {self.videos} must be 1 or more"
             )
 
 
@@ -252,6 +255,9 @@ class StoredDataset(ClipDataset):
     def _select(self, videos: list[Video]) -> list[Video]:
         picked = (select_frames(video, self.options.every, self.options.context) for video in videos)
         found = _spread([video for video in picked if video.frames], self.options.videos)
+        if not found and self.index_problems:
+            first = self.index_problems[0]
+            raise InputError(f"no frame of {self.root} can be used; the first problem: {first.file} {first.reason}")
         if not found:
             raise InputError(
                 f"{self.card.title} split {self.split!r} in {self.root} holds no frames; expected files:\n"
@@ -287,11 +293,17 @@ class StoredDataset(ClipDataset):
         """Leave out the frames with these names, for example damaged ones; no clip reaches across the gap.
 
         Raises:
-            InputError: If nothing is left.
+            InputError: If nothing is left, or no label where labels are wanted.
         """
         left_out = set(names)
         kept = (tuple(frame for frame in video.frames if frame.name not in left_out) for video in self._index)
         videos = [replace(video, frames=frames) for video, frames in zip(self._index, kept, strict=True) if frames]
+        if not videos or (self.labelled and not any(frame.labels for video in videos for frame in video.frames)):
+            lost = "no labelled frame" if videos else "nothing"
+            raise InputError(
+                f"{self.card.title} split {self.split!r} in {self.root}: {lost} is left without the {len(left_out)} "
+                "frames to leave out; mend their files"
+            )
         self._index = videos
         super().__init__(
             [_times(video) for video in videos],
@@ -307,7 +319,7 @@ class StoredDataset(ClipDataset):
             InputError: If a file is missing or damaged, sizes differ or an id is not in the table.
         """
         image = read_image(self.root / frame.image)
-        labels = self._read_checked(frame, (image.shape[0], image.shape[1])) if frame.labels else None
+        labels = self.read_checked(frame, (image.shape[0], image.shape[1])) if frame.labels else None
         return self._scaled(image, labels)
 
     def _assemble(self, video: int, positions: Sequence[int], samples: Sequence[Sample]) -> Clip:
@@ -331,9 +343,16 @@ class StoredDataset(ClipDataset):
         options = self.options
         return (self.card.name, self.own_space(), options.height, options.fit, options.trim, self.labelled)
 
-    def _read_checked(self, frame: Frame, size: tuple[int, int]) -> Labels:
+    def read_checked(self, frame: Frame, size: tuple[int, int]) -> Labels:
+        """Labels of a frame whose picture has ``size`` (H, W), unscaled.
+
+        Raises:
+            InputError: If a file is missing or damaged, sizes differ or an id is not in the table.
+        """
         semantic, instance = self.read_labels(frame)
         path = self.root / frame.labels[0]
+        if semantic.ndim != 2:
+            raise InputError(f"{path} holds colours, but the labels of {self.card.title} are one value per pixel")
         if semantic.shape != size or instance.shape != size:
             raise InputError(
                 f"{path} is {semantic.shape[1]}x{semantic.shape[0]} but its image is {size[1]}x{size[0]}; "

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from vidapt.clip import IGNORE, Clip, PanopticTarget
-from vidapt.errors import ConfigError
+from vidapt.errors import ConfigError, InputError
 from vidapt.labels import LabelSpace
 from vidapt.mapping import ClassMapping
 
@@ -128,6 +131,41 @@ class IgnoredRows:
         return replace(clip, ignored=rows[None, :, None].repeat(len(clip.frames), 1, clip.frames.shape[-1]))
 
 
+class SkipDamaged:
+    """A data set that gives the next clip in place of one whose files turn out to be damaged.
+
+    Args:
+        dataset: Clips.
+        record: File to which a JSON line is added for each clip that is left out; None only prints it.
+    """
+
+    def __init__(self, dataset: Any, record: Path | None) -> None:
+        self.dataset = dataset
+        self.record = record
+        self.label_space: LabelSpace | None = dataset.label_space
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        for step in range(len(self.dataset)):
+            place = (index + step) % len(self.dataset)
+            try:
+                clip: Clip = self.dataset[place]
+            except InputError as error:
+                self._note(place, str(error))
+            else:
+                return clip
+        raise InputError("no clip of the data set can be read; list what is wrong with 'vidapt data check'")
+
+    def _note(self, clip: int, reason: str) -> None:
+        print(f"left out clip {clip}: {reason}", file=sys.stderr)
+        if self.record is not None:
+            # One short write at the end of the file, so that loader processes do not mix their lines.
+            with self.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"clip": clip, "reason": reason}) + "\n")
+
+
 class Mixture:
     """Several data sets as one, drawn with given shares.
 
@@ -150,7 +188,7 @@ class Mixture:
         sizes = [len(dataset) for dataset in self.datasets]
         total = ceil(max(size / fraction for size, fraction in zip(sizes, fractions, strict=True)) - 1e-9)
         self._owner = _interleave(fractions, total)
-        self._turn = np.zeros(total, np.int64)
+        self._turn = np.zeros(len(self._owner), np.int64)
         for number in range(len(self.datasets)):
             mine = self._owner == number
             self._turn[mine] = np.arange(mine.sum())

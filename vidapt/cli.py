@@ -50,6 +50,9 @@ Weights = Annotated[
     Literal["student", "teacher"] | None, typer.Option(help="Which weights of a run; default: as its recipe says.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan (data, classes, memory, steps) and stop.")]
+Cache = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Keep scaled frames of published data sets here between runs.")
+]
 Resume = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Continue this run from its last checkpoint; needs no CONFIG.")
 ]
@@ -117,20 +120,22 @@ def train(
     out: Out = None,
     overrides: Overrides = None,
     seed: Seed = None,
+    cache: Cache = None,
     resume: Resume = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run a recipe as it stands: supervised, source-only, upper bound or adapting."""
     if resume is not None:
-        _only_resume({"CONFIG": config, "--out": out, "--set": overrides, "--seed": seed, "--dry-run": dry_run})
+        given = {"CONFIG": config, "--out": out, "--set": overrides, "--seed": seed, "--dry-run": dry_run}
+        _only_resume({**given, "--cache": cache})
         from vidapt.jobs.train import resume as resume_train
 
         resume_train(resume, device=device)
         return
     if config is None:
         raise UserError("train needs a recipe (vidapt train CONFIG) or a run to continue (vidapt train --resume DIR)")
-    recipe = _load(config, overrides, seed)
+    recipe = _with_cache(_load(config, overrides, seed), cache)
     from vidapt.jobs.train import train as run
 
     run(recipe, out=_folder(out, recipe), device=device, dry_run=dry_run)
@@ -149,6 +154,7 @@ def adapt(
     out: Out = None,
     overrides: Overrides = None,
     seed: Seed = None,
+    cache: Cache = None,
     resume: Resume = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -157,12 +163,12 @@ def adapt(
     if resume is not None:
         own = {"--source": source, "--target": target, "--classes": classes}
         given = {"CONFIG": config, "--out": out, "--set": overrides, "--seed": seed, "--dry-run": dry_run}
-        _only_resume({**own, **given})
+        _only_resume({**own, **given, "--cache": cache})
         from vidapt.jobs.adapt import resume_adapt
 
         resume_adapt(resume, device=device)
         return
-    recipe = _load_own(config, source, target, classes, overrides, seed)
+    recipe = _with_cache(_load_own(config, source, target, classes, overrides, seed), cache)
     if recipe.method is None:
         raise UserError(
             f"recipe {recipe.name!r} trains on labels only (method: null); run it with: vidapt train {config}"
@@ -328,6 +334,14 @@ def _load(config: str, overrides: list[str] | None, seed: int | None) -> Recipe:
     from vidapt.recipe import load_recipe
 
     return load_recipe(config, _all_overrides(overrides, seed))
+
+
+def _with_cache(recipe: Recipe, cache: Path | None) -> Recipe:
+    if cache is None:
+        return recipe
+    from vidapt.jobs.data import with_cache
+
+    return with_cache(recipe, cache)
 
 
 def _all_overrides(overrides: list[str] | None, seed: int | None) -> list[str]:

@@ -147,15 +147,18 @@ def check_damaged_files(dataset: StoredDataset) -> None:
     assert quick_problems(dataset) == []
 
 
-def check_label_of_another_size(dataset: StoredDataset) -> None:
-    """A label that is narrower than its image is named, by reading it and by the quick check."""
+def check_label_of_another_size(dataset: StoredDataset, reason: str | None = None) -> None:
+    """A label that is narrower than its image is named, by reading it and by the quick check.
+
+    ``reason`` is a pattern of what reading says, where the reader stumbles over the content first.
+    """
     frame = next(frame for frame in dataset.frames() if frame.labels)
     path = Path(dataset.root) / frame.labels[0]
     content = path.read_bytes()
     with Image.open(path) as picture:
         picture.crop((0, 0, picture.width - 8, picture.height)).save(path)
     size = r"is \d+x\d+ but its image is \d+x\d+"
-    with pytest.raises(InputError, match=f"{re.escape(path.name)} {size}"):
+    with pytest.raises(InputError, match=f"{re.escape(path.name)} {reason or size}"):
         dataset.read_frame(frame)
     [problem] = quick_problems(dataset)
     assert problem.file == frame.labels[0]

@@ -1,15 +1,20 @@
+from collections.abc import Callable
 from dataclasses import replace
+from json import dumps, loads
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.datasets.miniature import acdc
 from tests.datasets.miniature.truth import TrueFrame, Truth
 from tests.datasets.reading import check_damaged_files, check_label_of_another_size, check_reading
 from vidapt.datasets.acdc import CONDITIONS, Acdc, label_file
+from vidapt.datasets.stored import Problem
 from vidapt.errors import InputError
 from vidapt.labels import find_space
 
@@ -49,12 +54,13 @@ def test_reads_train_ids_where_label_ids_are_missing(tmp_path: Path, split: str)
     check_reading(dataset, truth)
 
 
-def test_a_missing_label_file_does_not_change_the_kind(tmp_path: Path) -> None:
-    acdc.build(tmp_path)
-    path = tmp_path / next(Acdc(tmp_path).frames()).labels[0]
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_label_file_is_reported_not_passed_over(tmp_path: Path, split: str) -> None:
+    acdc.build(tmp_path, split=split)
+    path = tmp_path / next(Acdc(tmp_path, split).frames()).labels[0]
     path.unlink()
     with pytest.raises(InputError, match=f"{path.name} cannot be read"):
-        Acdc(tmp_path)[0]
+        Acdc(tmp_path, split)[0]
 
 
 def test_half_of_the_reference_pictures_are_labelled(tmp_path: Path) -> None:
@@ -131,3 +137,125 @@ def test_label_file() -> None:
     assert label_file("rgb_anon/rain/val_ref/A/A_frame_000001_rgb_ref_anon.png", "_rgb_ref_anon.png", "x.png") == (
         "gt/rain/val_ref/A/A_frame_000001_x.png"
     )
+
+
+ALL = "gt_panoptic/train_gt_panoptic.json"
+REFERENCES = "gt_panoptic/train_gt_ref_panoptic.json"
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Apply ``edit`` to the content of a JSON."""
+    data = loads(path.read_text())
+    edit(data)
+    path.write_text(dumps(data))
+
+
+@pytest.mark.parametrize(("split", "file"), [("train", ALL), ("train_ref", REFERENCES)])
+def test_reads_panoptic_labels(tmp_path: Path, split: str, file: str) -> None:
+    truth = in_label_ids(acdc.build(tmp_path, split=split, panoptic=True))
+    assert any(frame.crowd is not None and frame.crowd.any() for frame in truth.frames.values())
+    rmtree(tmp_path / "gt")
+    dataset = Acdc(tmp_path, split, panoptic=file)
+    assert dataset.has_instances
+    assert dataset.label_space is find_space("cityscapes_ids")
+    assert dataset.index_problems == ()
+    check_reading(dataset, truth)
+
+
+def test_panoptic_classes_are_those_of_the_semantic_labels(tmp_path: Path) -> None:
+    acdc.build(tmp_path, panoptic=True)
+    plain, panoptic = Acdc(tmp_path), Acdc(tmp_path, panoptic=ALL)
+    assert not plain.has_instances
+    for item in range(len(plain)):
+        assert torch.equal(plain[item].target.semantic, panoptic[item].target.semantic)
+        assert not plain[item].target.instance.any()
+        things = find_space("cityscapes_ids").is_thing[panoptic[item].target.semantic.numpy()]
+        assert panoptic[item].target.instance.any()
+        assert not panoptic[item].target.instance.numpy()[~things].any()
+
+
+def test_panoptic_labels_of_one_condition(tmp_path: Path) -> None:
+    truth = in_label_ids(acdc.build(tmp_path, panoptic=True))
+    night = replace(truth, videos=[video for video in truth.videos if "/night/" in video[0]])
+    check_reading(
+        Acdc(tmp_path, conditions=["night"], panoptic="gt_panoptic/night/night_train_gt_panoptic.json"), night
+    )
+
+
+def test_category_ids_may_be_any(tmp_path: Path) -> None:
+    truth = in_label_ids(acdc.build(tmp_path, panoptic=True))
+
+    def renumber(data: dict[str, Any]) -> None:
+        for category in data["categories"]:
+            category["id"] += 100
+        for annotation in data["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["category_id"] += 100
+
+    change(tmp_path / ALL, renumber)
+    check_reading(Acdc(tmp_path, panoptic=ALL), truth)
+
+
+def test_pictures_that_the_json_leaves_out_are_reported(tmp_path: Path) -> None:
+    acdc.build(tmp_path, panoptic=True)
+    change(
+        tmp_path / ALL, lambda data: (data["annotations"].pop(0), data["annotations"].append(data["annotations"][0]))
+    )
+    dataset = Acdc(tmp_path, panoptic=ALL)
+    assert len(dataset) == 6
+    image = "rgb_anon/fog/train/GOPR0475/GOPR0475_frame_000041_rgb_anon.png"
+    assert dataset.index_problems == (
+        Problem("fog_GOPR0475_frame_000041", ALL, f"does not list {image}"),
+        Problem("fog_GOPR0475_frame_000148", ALL, "annotates image 'GOPR0475_frame_000148' more than once"),
+    )
+    assert not {problem.frame for problem in dataset.index_problems} & set(dataset.videos)
+
+
+def test_flawed_entries_of_reference_pictures_are_reported(tmp_path: Path) -> None:
+    acdc.build(tmp_path, split="train_ref", panoptic=True)
+    change(tmp_path / REFERENCES, lambda data: data["annotations"].append(data["annotations"][0]))
+    dataset = Acdc(tmp_path, "train_ref", panoptic=REFERENCES)
+    assert [problem.frame for problem in dataset.index_problems] == ["fog_GOPR0475_frame_000041"]
+    assert [bool(frame.labels) for frame in dataset.frames()] == [False, *[True, False] * 3]
+
+
+def test_unlabelled_reading_needs_no_json(tmp_path: Path) -> None:
+    acdc.build(tmp_path)
+    dataset = Acdc(tmp_path, labelled=False, panoptic=ALL)
+    assert len(dataset) == 8
+    assert dataset[0].target is None
+
+
+def test_another_json_is_another_content(tmp_path: Path) -> None:
+    acdc.build(tmp_path, panoptic=True)
+    dataset = Acdc(tmp_path, panoptic=ALL)
+    before = dataset.describe()
+    assert before != Acdc(tmp_path).describe()
+    change(tmp_path / ALL, lambda data: data.update(info={}))
+    assert dataset.describe() != before
+
+
+def test_wrong_jsons_are_named(tmp_path: Path) -> None:
+    acdc.build(tmp_path, panoptic=True)
+    with pytest.raises(InputError, match=r"nowhere\.json cannot be read as JSON: No such file"):
+        Acdc(tmp_path, panoptic="nowhere.json")
+    with pytest.raises(InputError, match=r"fog_train_gt_panoptic\.json lists no picture of ACDC split 'train'"):
+        Acdc(tmp_path, conditions=["snow"], panoptic="gt_panoptic/fog/fog_train_gt_panoptic.json")
+    change(tmp_path / ALL, lambda data: data["categories"][0].update(name="motorway"))
+    with pytest.raises(
+        InputError, match=r"train_gt_panoptic\.json has the category 'motorway'; allowed: unlabeled, ego"
+    ):
+        Acdc(tmp_path, panoptic=ALL)
+
+
+def test_panoptic_pictures_that_differ_from_the_json_are_named(tmp_path: Path) -> None:
+    acdc.build(tmp_path, panoptic=True)
+    dataset = Acdc(tmp_path, panoptic=ALL)
+    check_damaged_files(dataset)
+    check_label_of_another_size(dataset)
+    path = tmp_path / next(dataset.frames()).labels[0]
+    colours = np.array(Image.open(path))
+    colours[0, 0] = (1, 0, 0)
+    Image.fromarray(colours).save(path)
+    with pytest.raises(InputError, match=rf"{path.name} shows the segment ids \[1\], which its JSON does not list"):
+        dataset[0]

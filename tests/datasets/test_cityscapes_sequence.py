@@ -175,6 +175,8 @@ def test_runs_of_other_lengths_have_no_known_labelled_frame() -> None:
     assert spans([*range(40, 69)], []) == [(40, 68, None)]
     assert spans([40, 41, 43], []) == [(40, 41, None), (43, 43, None)]
     assert spans([*range(31)], []) == [(0, 29, 19), (30, 30, None)]
+    assert spans([*range(5, 30)], []) == [(5, 29, 19)]
+    assert spans([*range(5, 31)], []) == [(5, 30, None)]
 
 
 def test_every_frame_is_in_one_snippet() -> None:

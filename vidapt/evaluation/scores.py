@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from vidapt.evaluation.panoptic import PanopticScores, QualityMean
+from vidapt.errors import UserError
+from vidapt.evaluation.extra_metrics import ExtraScores
+from vidapt.evaluation.panoptic import PanopticScores
+from vidapt.evaluation.semantic import CategoryScores
 from vidapt.evaluation.video import TrackingScores
 
-HEADLINE = ("miou", "pq", "sq", "rq", "vpq", "vpq_long", "stq", "aq", "stq_sq", "flicker", "tc", "id_switches")
+HEADLINE = (
+    *("miou", "miou_categories", "iiou", "iiou_categories"),
+    *("pq", "sq", "rq", "pq_dagger", "boundary_pq"),
+    *("ap_coco", "ap50_coco", "ap_cityscapes", "ap50_cityscapes"),
+    *("vpq", "vpq_long", "stq", "aq", "stq_sq", "flicker", "tc", "id_switches"),
+)
 """Names of the single numbers of ``Scores``, in the order of tables."""
+
+BY_PART = ("pq", "sq", "rq", "pq_dagger", "boundary_pq", "vpq")
+"""Those of them that ``headline`` also gives for things and for stuff, as ``pq_things`` and so on."""
+
+ROW_HEAD = ("class", "kind", "scored")
+"""What the rows of classes start with."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Scores:
         labelled_frames: Frames with labels.
         videos: Videos seen.
         miou: Mean IoU of ``PanopticFrame.semantic`` over the scored classes.
-        iou: IoU of every class of the space by name.
+        iou: IoU of every class of the space by name, void classes aside.
         vpq_windows: Panoptic quality by window length in labelled frames, 1 always among them; None if the target has
             no instances, like all that needs them.
         windows: Window lengths that ``vpq`` averages.
@@ -37,8 +51,13 @@ class Scores:
         flicker: Share of pixels with valid flow whose class differs from the one they had in the frame before.
         tc: Temporal consistency, mean IoU along the flow over the scored classes.
         id_switches: Number of times that an object was taken over by another id.
-        averaged: For each mean that can be formed, the names of the classes that it averages: "miou", "tc", "stq_sq"
-            and "vpq_1", "vpq_2" and so on by window (PQ is "vpq_1").
+        averaged: For each mean that can be formed, the names of the classes (or categories) that it averages, by its
+            name in ``headline``; for VPQ by window, "vpq_1", "vpq_2" and so on (PQ is "vpq_1").
+        unscored: What target pixels of the other classes did, "counted" or "ignored".
+        means: Further means of IoU by name.
+        categories: IoU of the categories; None if the label space has no groups.
+        dagger: PQ-dagger: the IoU of stuff counts however small it is. None without instances.
+        extra: The scores that cost extra, where they were asked for.
     """
 
     label_space: str
@@ -57,11 +76,32 @@ class Scores:
     tc: float | None
     id_switches: int | None
     averaged: dict[str, tuple[str, ...]]
+    unscored: str
+    means: dict[str, float]
+    categories: CategoryScores | None
+    dagger: PanopticScores | None
+    extra: ExtraScores
 
     @property
     def panoptic(self) -> PanopticScores | None:
         """PQ, SQ and RQ of single frames."""
         return None if self.vpq_windows is None else self.vpq_windows[1]
+
+    @property
+    def miou_categories(self) -> float | None:
+        """Mean IoU over the categories."""
+        return None if self.categories is None else self.categories.mean
+
+    @property
+    def iiou(self) -> float | None:
+        """Instance-weighted IoU, mean over the scored classes with instances."""
+        return None if self.extra.instance_weighted is None else self.extra.instance_weighted.mean
+
+    @property
+    def iiou_categories(self) -> float | None:
+        """Instance-weighted IoU, mean over the categories of things."""
+        weighted = self.extra.instance_weighted
+        return None if weighted is None or weighted.categories is None else weighted.categories.mean
 
     @property
     def pq(self) -> float | None:
@@ -77,6 +117,36 @@ class Scores:
     def rq(self) -> float | None:
         """Recognition quality over the scored classes."""
         return None if self.panoptic is None else self.panoptic.all.rq
+
+    @property
+    def pq_dagger(self) -> float | None:
+        """PQ-dagger over the scored classes."""
+        return None if self.dagger is None else self.dagger.all.pq
+
+    @property
+    def boundary_pq(self) -> float | None:
+        """Boundary PQ over the scored classes."""
+        return None if self.extra.boundary is None else self.extra.boundary.all.pq
+
+    @property
+    def ap_coco(self) -> float | None:
+        """Average precision by COCO's definition over the scored things."""
+        return None if self.extra.coco is None else self.extra.coco.ap
+
+    @property
+    def ap50_coco(self) -> float | None:
+        """The same at IoU 0.50."""
+        return None if self.extra.coco is None else self.extra.coco.ap50
+
+    @property
+    def ap_cityscapes(self) -> float | None:
+        """Average precision by the definition of Cityscapes over the scored things."""
+        return None if self.extra.cityscapes is None else self.extra.cityscapes.ap
+
+    @property
+    def ap50_cityscapes(self) -> float | None:
+        """The same at overlap 0.5."""
+        return None if self.extra.cityscapes is None else self.extra.cityscapes.ap50
 
     @property
     def vpq(self) -> float | None:
@@ -107,38 +177,76 @@ class Scores:
         """VPQ averaged over window lengths, for "all", "things" or "stuff"."""
         if self.vpq_windows is None or not windows:
             return None
-        qualities: list[QualityMean] = [getattr(self.vpq_windows[length], part) for length in windows]
-        return float(np.mean([quality.pq for quality in qualities]))
+        return float(np.mean([getattr(self.vpq_windows[length], part).pq for length in windows]))
 
     def headline(self) -> dict[str, float | int | None]:
-        """The numbers of a one-line summary by name, None where undefined or not measured."""
-        values: dict[str, float | int | None] = {name: getattr(self, name) for name in HEADLINE}
+        """The single numbers by name, None where undefined or not measured.
+
+        ``HEADLINE``, the further means by their names, VC as ``vc8`` and so on, and ``BY_PART`` for things and stuff.
+        """
+        values: dict[str, Any] = {name: getattr(self, name) for name in HEADLINE}
+        values |= self.means | {f"vc{length}": value for length, value in (self.extra.constancy or {}).items()}
         for part in ("things", "stuff"):
-            values[f"pq_{part}"] = self.mean_vpq((1,), part)
-            values[f"vpq_{part}"] = self.mean_vpq(self.windows, part)
+            values |= {f"{name}_{part}": self._part_mean(name, part) for name in BY_PART}
         return {name: _plain(value) for name, value in values.items()}
 
+    def _part_mean(self, name: str, part: str) -> float | None:
+        if name == "vpq":
+            return self.mean_vpq(self.windows, part)
+        other = {"pq_dagger": self.dagger, "boundary_pq": self.extra.boundary}
+        scores, kind = (other[name], "pq") if name in other else (self.panoptic, name)
+        return None if scores is None else getattr(getattr(scores, part), kind)
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of what ``rows`` gives for each class beside its name and kind: what was measured."""
+        return tuple(self.rows()[0])[len(ROW_HEAD) :]
+
     def rows(self) -> list[dict[str, Any]]:
-        """One row per class for tables: class, kind, scored, iou, pq, sq, rq, vpq (mean over ``windows``)."""
+        """One row per class for tables: ``ROW_HEAD`` (class, kind, scored or not), then what was measured of it.
+
+        That is some of iou, iiou, pq, sq, rq, vpq (mean over ``windows``), pq_dagger, boundary_pq, ap_coco, ap50_coco,
+        ap_cityscapes and ap50_cityscapes; None where undefined, as AP of stuff is.
+        """
         return [self._row(name) for name in self.iou]
 
     def _row(self, name: str) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "class": name,
-            "kind": "thing" if name in self.things else "stuff",
-            "scored": name in self.classes,
-            "iou": self.iou[name],
-        }
+        head = (name, "thing" if name in self.things else "stuff", name in self.classes)
+        row: dict[str, Any] = {**dict(zip(ROW_HEAD, head, strict=True)), "iou": self.iou[name]}
+        if self.extra.instance_weighted is not None:
+            row["iiou"] = self.extra.instance_weighted.iou[name]
         if self.panoptic is not None and self.vpq_windows is not None:
             quality = self.panoptic.per_class[name]
             row |= {"pq": quality.pq, "sq": quality.sq, "rq": quality.rq}
             row["vpq"] = float(np.mean([self.vpq_windows[length].per_class[name].pq for length in self.windows]))
+        for key, scores in (("pq_dagger", self.dagger), ("boundary_pq", self.extra.boundary)):
+            if scores is not None:
+                row[key] = scores.per_class[name].pq
+        for key, precision in (("coco", self.extra.coco), ("cityscapes", self.extra.cityscapes)):
+            if precision is not None:
+                found = precision.per_class.get(name)
+                values = (None, None) if found is None else (found.ap, found.ap50)
+                row |= dict(zip((f"ap_{key}", f"ap50_{key}"), values, strict=True))
         return {key: _plain(value) for key, value in row.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data that ``json.dumps`` takes: the headline, the class rows and all details."""
         details = {key: _plain(value) for key, value in asdict(self).items()}
         return details | self.headline() | {"rows": self.rows()}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of further means that ``Scores.to_dict`` uses for something else.
+
+    >>> check_names(["miou13"])
+
+    Raises:
+        UserError: If a name is taken.
+    """
+    parts = {f"{name}_{part}" for name in BY_PART for part in ("things", "stuff")}
+    taken = {*HEADLINE, *parts, *(field.name for field in fields(Scores)), "rows"}
+    for name in names:
+        if name in taken or name.startswith(("vc", "vpq")):
+            raise UserError(f"a mean over classes cannot be called {name!r}, another score's name; try miou13")
 
 
 def _plain(value: Any) -> Any:

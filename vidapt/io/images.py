@@ -91,7 +91,10 @@ def read_deep_colours(path: str | Path) -> NDArray[np.int32]:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise InputError(f"{path} cannot be read as a label picture: {_reason(error)}") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error:  # absurdly large
+        picture = None
     if picture is None:
         raise InputError(f"{path} cannot be read as a label picture: it is damaged or no known image format")
     if picture.ndim != 3 or picture.shape[2] not in (3, 4):

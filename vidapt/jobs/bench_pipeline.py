@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vidapt.errors import UserError
+from vidapt.jobs.bench_cache import measure as measure_cache
 from vidapt.jobs.bench_metrics import measure as measure_metrics
 from vidapt.jobs.bench_stage import StageResult
 from vidapt.jobs.files import write_json
 from vidapt.kernels.bench.report import environment, package_version
 
 SCHEMA = 1
-STAGES: dict[str, Callable[[bool], StageResult]] = {"metrics": measure_metrics}
+STAGES: dict[str, Callable[[bool], StageResult]] = {"metrics": measure_metrics, "cache": measure_cache}
 """By name what measures a stage; its argument is whether to be quick."""
 
 

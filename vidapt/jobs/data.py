@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from vidapt.clip import IGNORE, Clip
-from vidapt.config import CamVidData, Data, LabelledFolderData, StoredData, StreetWorldData, VideosData
+from vidapt.config import CamVidData, Data, LabelledFolderData, Recipe, StoredData, StreetWorldData, VideosData
 from vidapt.datasets.stored import ReadOptions, StoredDataset
-from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, Unlabelled
+from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import CITYSCAPES, LabelSpace
 from vidapt.mapping import find_mapping
@@ -109,25 +109,42 @@ def find_root(root: Path) -> Path:
     raise InputError(f"no data at {' or '.join(map(str, candidates))}; {hint}")
 
 
-def training_source(source: Data | Sequence[Data], space: LabelSpace, *, clip_length: int, interval: int) -> Any:
+def training_source(
+    source: Data | Sequence[Data],
+    space: LabelSpace,
+    *,
+    clip_length: int,
+    interval: int,
+    skipped: Path | None = None,
+) -> Any:
     """The labelled clips that a recipe trains on, in its label space; several data sets become a ``Mixture``.
+
+    Args:
+        source: One data section or several.
+        space: Label space of the recipe.
+        clip_length: Frames per clip.
+        interval: Distance of a clip's frames in the video.
+        skipped: File that lists clips which turn out to be damaged, where a section says ``damaged: skip``.
 
     Raises:
         UserError: If files are missing, damaged ones are to be refused, or no class can be mapped.
     """
     sections = sections_of(source)
     clips = {"clip_length": clip_length, "interval": interval}
-    datasets = [in_space(_checked(data, build_dataset(data, **clips)), space, data.mapping) for data in sections]
+    built = (_checked(data, build_dataset(data, **clips)) for data in sections)
+    mapped = (in_space(dataset, space, data.mapping) for data, dataset in zip(sections, built, strict=True))
+    datasets = [_skipping(data, dataset, skipped) for data, dataset in zip(sections, mapped, strict=True)]
     return datasets[0] if len(datasets) == 1 else Mixture(datasets, [data.weight for data in sections])
 
 
-def training_target(data: Data, *, clip_length: int, interval: int) -> Any:
-    """The unlabelled clips that a recipe adapts to.
+def training_target(data: Data, *, clip_length: int, interval: int, skipped: Path | None = None) -> Any:
+    """The unlabelled clips that a recipe adapts to; arguments as in ``training_source``.
 
     Raises:
         UserError: If files are missing or damaged ones are to be refused.
     """
     dataset = _checked(data, build_dataset(data, clip_length=clip_length, interval=interval, labelled=False))
+    dataset = _skipping(data, dataset, skipped)
     return IgnoredRows(dataset, *data.ignored_rows) if any(data.ignored_rows) else dataset
 
 
@@ -146,6 +163,23 @@ def _checked(data: Data, dataset: Any) -> Any:
     if problems:
         print(f"{dataset.card.title}: {describe_skipped(problems)}", file=sys.stderr)
     return dataset
+
+
+def _skipping(data: Data, dataset: Any, record: Path | None) -> Any:
+    wanted = isinstance(data, StoredData) and data.damaged == "skip"
+    return SkipDamaged(dataset, record) if wanted else dataset
+
+
+def with_cache(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with ``cache: folder`` in every section of a published data set."""
+
+    def cached(data: Any) -> Any:
+        if isinstance(data, tuple):
+            return tuple(cached(entry) for entry in data)
+        return data.model_copy(update={"cache": folder.absolute()}) if isinstance(data, StoredData) else data
+
+    names = ("source", "target", "validation", "evaluation", "upper_bound")
+    return recipe.model_copy(update={name: cached(getattr(recipe, name)) for name in names})
 
 
 def in_space(dataset: Any, space: LabelSpace, mapping: str | None = None) -> Any:

@@ -40,7 +40,7 @@ class Checked:
         key_frames: Frames that the official release labels.
         labelled: Frames with labels at hand.
         expected: Official number of key frames, None if it is not certain.
-        problems: Everything wrong, one for each damaged frame.
+        problems: Everything wrong; a frame may have several.
         pixels: Pixels by class name, "void" included.
         unmapped: Pixels of classes without a counterpart in Cityscapes, by class name.
     """
@@ -76,9 +76,8 @@ def check(section: StoredData, *, jobs: int | None = None) -> Checked:
     counts = np.zeros(256, np.int64)
     problems = list(dataset.index_problems)
     for found in in_processes(examine, dataset, frames, jobs=jobs, title=f"reading {section.kind} {section.split}"):
-        if found.problem is not None:
-            problems.append(found.problem)
-        elif found.counts is not None:
+        problems += found.problems
+        if found.counts is not None:
             counts += found.counts
     return Checked(
         name=section.kind,

@@ -76,7 +76,7 @@ def _panels(sample: Sample, space: LabelSpace) -> list[NDArray[np.uint8]]:
     palette = space.palette.copy()
     palette[IGNORE] = _VOID
     classes = np.asarray(cv2.addWeighted(label_picture(semantic, palette), 0.6, image, 0.4, 0), np.uint8)
-    return [image, classes, instance_picture(semantic, instance, space)]
+    return [image, classes, instance_picture(semantic, np.where(space.is_thing[semantic], instance, 0), space)]
 
 
 def instance_picture(semantic: NDArray[np.uint8], instance: NDArray[np.int32], space: LabelSpace) -> NDArray[np.uint8]:

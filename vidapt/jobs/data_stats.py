@@ -50,9 +50,9 @@ def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> tuple[F
         return known, None
     rows = []
     for found in in_processes(examine, dataset, frames, jobs=jobs, title="counting classes"):
-        if found.problem is not None or found.counts is None:
-            reason = f"{found.problem.file} {found.problem.reason}" if found.problem else "a frame has no labels"
-            raise InputError(f"{reason}; list everything that is wrong with 'vidapt data check'")
+        if found.problems or found.counts is None:
+            reasons = [f"{dataset.root / problem.file} {problem.reason}" for problem in found.problems]
+            raise InputError(f"{reasons[0]}; list everything that is wrong with 'vidapt data check'")
         rows.append(found.counts)
     statistics = FrameStatistics(tuple(frame.name for frame in frames), np.stack(rows))
     return statistics, save_statistics(dataset.root, key, statistics)

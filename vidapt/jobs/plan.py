@@ -17,7 +17,8 @@ from rich.text import Text
 
 from vidapt.clip import ClipBatch, collate
 from vidapt.config import Data, Recipe, StoredData, StreetWorldData
-from vidapt.datasets.views import Mixture, Relabelled
+from vidapt.datasets.stored import StoredDataset
+from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged
 from vidapt.jobs.data import sections_of
 from vidapt.jobs.scored_videos import scored_space, scored_videos
 from vidapt.labels import LabelSpace
@@ -59,7 +60,9 @@ def plan(
     return [
         ("run folder", str(run)),
         ("source", f"{describe_all(recipe.source)}: {len(datasets[0])} clips"),
+        *_files("source", datasets[0]),
         ("target", target),
+        *_files("target", datasets[1]),
         ("classes", f"{space.name}: {len(space)}, things {', '.join(space.names[i] for i in space.things)}"),
         *_source_classes(datasets[0], space),
         ("evaluation", describe(recipe.evaluation)),
@@ -93,9 +96,32 @@ def describe_all(source: Data | Sequence[Data]) -> str:
     return " + ".join(f"{describe(data)} ({data.weight / total:.0%})" for data in sections)
 
 
+def _files(name: str, dataset: Any) -> Rows:
+    """Frames found of the published data sets among the parts of ``dataset``, against their official numbers."""
+    stored = (_unwrapped(part, (Relabelled, SkipDamaged, IgnoredRows)) for part in _parts(dataset))
+    return [(f"{name} files", _found(part)) for part in stored if isinstance(part, StoredDataset)]
+
+
+def _found(dataset: StoredDataset) -> str:
+    frames = list(dataset.frames())
+    labelled, official = sum(bool(frame.labels) for frame in frames), dataset.card.splits.get(dataset.split)
+    labels = f", {labelled} with labels" if dataset.labelled else ""
+    keys = sum(frame.key for frame in frames)
+    return f"{len(frames)} frames{labels}; {keys} key frames, {official or 'an unknown number'} in the official split"
+
+
+def _parts(dataset: Any) -> list[Any]:
+    return dataset.datasets if isinstance(dataset, Mixture) else [dataset]
+
+
+def _unwrapped(dataset: Any, views: tuple[type, ...]) -> Any:
+    while isinstance(dataset, views):
+        dataset = dataset.dataset
+    return dataset
+
+
 def _source_classes(dataset: Any, space: LabelSpace) -> Rows:
-    parts = dataset.datasets if isinstance(dataset, Mixture) else [dataset]
-    return [("source classes", _relabelled(part, space)) for part in parts]
+    return [("source classes", _relabelled(_unwrapped(part, (SkipDamaged,)), space)) for part in _parts(dataset)]
 
 
 def _relabelled(dataset: Any, space: LabelSpace) -> str:
@@ -110,7 +136,7 @@ def _evaluation(recipe: Recipe, space: LabelSpace) -> Rows:
     labels = _relabelled(videos, scored)
     network = "" if scored == space else f"; network: {_mapped(find_mapping(space, scored))}"
     return [
-        ("evaluation videos", str(len(videos.videos))),
+        *(_files("evaluation", videos) or [("evaluation videos", str(len(videos.videos)))]),
         ("evaluation classes", labels + network),
         ("protocol", describe_protocol(recipe)),
     ]

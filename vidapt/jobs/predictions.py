@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vidapt.clip import FIRST_THING_ID, IGNORE, PanopticFrame, Segment
-from vidapt.errors import InputError
+from vidapt.datasets.panoptic_json import leaves_folder
+from vidapt.errors import ConfigError, InputError
+from vidapt.evaluation.histogram import compact
 from vidapt.io.coco import ID_LIMIT, decode_ids, read_header
 from vidapt.io.images import read_label
 from vidapt.io.segmentation_folder import read_segmentation
@@ -22,8 +25,11 @@ from vidapt.mapping import ClassMapping, find_mapping
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Lookup = Callable[[int, str], PanopticFrame]
-"""The prediction for a frame of a video, by its position and name; called with rising positions."""
+Lookup = Callable[[int, str, tuple[int, int]], PanopticFrame]
+"""The prediction for a frame of a video, by its position, name and size (H, W); called with rising positions."""
+
+ENDINGS = ("", "_panoptic", "_gtFine_panoptic", "_leftImg8bit", "_gtFine_leftImg8bit")
+"""What may follow the name of a frame in that of a picture: nothing, or what Cityscapes and its tools append."""
 
 
 class Predictions(Protocol):
@@ -33,14 +39,14 @@ class Predictions(Protocol):
         """Open the predictions for video ``number``."""
 
 
-def open_predictions(folder: Path, videos: Sequence[str], own: LabelSpace, scored: LabelSpace) -> Predictions:
+def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping) -> Predictions:
     """Find out which kind of predictions lie in ``folder``.
 
     Args:
         folder: Segmentation folders named after the videos (or one itself), or panoptic PNG with one JSON file.
         videos: Names of the videos that are scored.
-        own: Label space of the ground truth files, whose ids a JSON without categories uses.
-        scored: Label space that is scored in.
+        own: From the label space of the ground truth files, whose ids a JSON without categories uses, to the one that
+            is scored.
 
     Raises:
         InputError: If nothing of the kind lies there, or a video has no predictions.
@@ -51,8 +57,8 @@ def open_predictions(folder: Path, videos: Sequence[str], own: LabelSpace, score
         )
     file = folder if folder.is_file() else _panoptic_json(folder)
     if file is not None:
-        return PanopticFiles(file, own, scored)
-    return SegmentationFolders(tuple(_folder_of(folder, name, len(videos)) for name in videos), scored)
+        return PanopticFiles(file, own, one_video=len(videos) == 1)
+    return SegmentationFolders(tuple(_folder_of(folder, name, len(videos)) for name in videos), own)
 
 
 def _panoptic_json(folder: Path) -> Path | None:
@@ -80,7 +86,10 @@ def _folder_of(folder: Path, name: str, count: int) -> Path:
     if own.is_dir() or count > 1 or not (folder / "panoptic.json").is_file():
         folder = own
     if not folder.is_dir():
-        raise InputError(f"no segmentation of video {name!r}: {folder} does not exist; name folders after the videos")
+        raise InputError(
+            f"no segmentation of video {name!r}: {folder} does not exist; name folders after the videos, or put one "
+            "panoptic JSON there"
+        )
     return folder
 
 
@@ -89,31 +98,32 @@ class SegmentationFolders:
     """Folders that ``vidapt segment`` wrote, one for each video.
 
     Raises:
-        InputError: If one is damaged, or they differ in their classes.
+        InputError: If one is damaged, they differ in their classes, or none of these is scored.
     """
 
     folders: tuple[Path, ...]
-    scored: LabelSpace
+    own: ClassMapping
 
     @cached_property
     def mapping(self) -> ClassMapping:
         """From the classes of the folders to those that are scored."""
         spaces = {space.names: space for space in map(_space_of, self.folders)}
+        where = self.folders[0].parent
         if len(spaces) > 1:
-            where = self.folders[0].parent
             raise InputError(f"the segmentations below {where} have different classes; segment all with one network")
         (space,) = spaces.values()
-        return find_mapping(space, self.scored)
+        return _mapping(space, self.own, where)
 
     def video(self, number: int) -> Lookup:
         """Read the folder of a video frame by frame."""
         folder, mapping = self.folders[number], self.mapping
         frames = read_segmentation(folder)
 
-        def find(position: int, name: str) -> PanopticFrame:
+        def find(position: int, name: str, size: tuple[int, int]) -> PanopticFrame:
             frame = next((found for found in frames if found.index >= position), None)
             if frame is None or frame.index > position:
                 raise InputError(f"{folder} has no prediction for frame {position} ({name}); segment all frames")
+            _check_size(frame.ids, size, f"frame {position} of {folder}", name)
             return remap_frame(frame, mapping)
 
         return find
@@ -121,48 +131,88 @@ class SegmentationFolders:
 
 def _space_of(folder: Path) -> LabelSpace:
     """The label space that a segmentation folder was written in."""
-    header = read_header(folder / "panoptic.json")
-    return _space(header["info"]["label_space"], header["categories"])
+    path = folder / "panoptic.json"
+    header = read_header(path)
+    return _space(header["info"]["label_space"], header["categories"], path)
 
 
-def _space(name: str, categories: Sequence[Mapping[str, Any]]) -> LabelSpace:
-    classes = [
-        {"name": item["name"], "thing": bool(item.get("isthing", 0)), "colour": item.get("color")}
-        for item in categories
-    ]
-    return LabelSpace.from_dict({"name": name, "classes": classes})
+def _space(name: str, categories: Sequence[Mapping[str, Any]], path: Path) -> LabelSpace:
+    try:
+        classes = [
+            {"name": item["name"], "thing": bool(item.get("isthing", 0)), "colour": item.get("color")}
+            for item in categories
+        ]
+        return LabelSpace.from_dict({"name": name, "classes": classes})
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise InputError(f"the categories of {path} are not a list of {{id, name, isthing}}: {error}") from error
+
+
+def _mapping(space: LabelSpace, own: ClassMapping, path: Path) -> ClassMapping:
+    """From the classes of predictions to those that are scored; the classes of the ground truth go where it goes."""
+    mapping = own if space.names == own.source.names else find_mapping(space, own.target)
+    if not mapping.names:
+        some = ", ".join(space.names[:5]) + (", ..." if len(space) > 5 else "")
+        raise InputError(
+            f"no class of {path} ({some}) is one of label space {own.target.name!r} ({', '.join(own.target.names)}); "
+            "name the classes of predictions as the label space does"
+        )
+    return mapping
+
+
+def _check_size(ids: NDArray[np.int32], size: tuple[int, int], what: str, name: str) -> None:
+    if ids.shape != size:
+        raise InputError(
+            f"{what} is {ids.shape[1]}x{ids.shape[0]}, but {name} is scored at {size[1]}x{size[0]}; resize predictions "
+            "to that (nearest neighbour), or predict at that size"
+        )
 
 
 @dataclass(frozen=True)
 class PanopticFiles:
     """Panoptic pictures and one JSON file in the COCO panoptic format, found by the names of the frames.
 
-    A picture belongs to a frame if the annotation's ``image_id``, or its file name without ending (and without
-    ``_panoptic``), is the frame's name. Categories are matched by name; without ``categories`` in the file, their ids
-    are those of the ground truth files (label ids on Cityscapes). Segments may carry a ``score``; else it is 1.
+    A picture belongs to a frame if the annotation's ``image_id``, its file name without ending, or that of the image
+    listed under this id is the frame's name (``ENDINGS`` may follow it; the parts of a path may be joined by ``_``).
+    Categories are matched by name; without ``categories`` in the file, their ids are those of the ground truth's label
+    space (label ids on Cityscapes). Segments may carry a ``score``; else it is 1.
+
+    Attributes:
+        file: The JSON file.
+        own: From the label space of the ground truth to the one that is scored.
+        one_video: True if all frames are of one video, so that a picture may be named by the frame's number alone.
     """
 
     file: Path
-    own: LabelSpace
-    scored: LabelSpace
+    own: ClassMapping
+    one_video: bool = False
 
     @cached_property
     def _content(self) -> Mapping[str, Any]:
         try:
             data = json.loads(self.file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.file} cannot be read as JSON: {error}") from error
         if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
             raise InputError(f"{self.file} is no panoptic JSON: it needs a list 'annotations'")
+        for place, record in enumerate(data["annotations"]):
+            if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+                raise InputError(f"{self.file}: annotations[{place}] has no 'file_name', the picture of its segments")
         return data
 
     @cached_property
-    def _records(self) -> Mapping[str, Mapping[str, Any]]:
-        found: dict[str, Mapping[str, Any]] = {}
+    def _records(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Annotations by each name that they may stand for."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        images = {
+            str(item.get("id")): str(item.get("file_name"))
+            for item in self._content.get("images") or ()
+            if isinstance(item, dict)
+        }
         for record in self._content["annotations"]:
-            stem = Path(str(record.get("file_name", ""))).stem
-            for name in {str(record.get("image_id")), stem, stem.removesuffix("_panoptic")}:
-                found[name] = record
+            image_id = str(record.get("image_id"))
+            files = [name for name in (record["file_name"], images.get(image_id)) if name]
+            for name in {image_id, *(form for name in files for form in _frame_names(name))}:
+                found.setdefault(name, []).append(record)
         return found
 
     @cached_property
@@ -170,93 +220,116 @@ class PanopticFiles:
         """The space of the predictions, and the position of each category id in it."""
         categories = self._content.get("categories")
         if not categories:
-            return self.own, {index: index for index in range(len(self.own))}
-        return _space(self.file.stem, categories), {int(item["id"]): n for n, item in enumerate(categories)}
+            return self.own.source, {index: index for index in range(len(self.own.source))}
+        space = _space(self.file.stem, categories, self.file)
+        try:
+            return space, {int(item["id"]): place for place, item in enumerate(categories)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.file} has a category without a number as its id: {error}") from error
 
     @cached_property
     def _mapping(self) -> ClassMapping:
-        return find_mapping(self._classes[0], self.scored)
-
-    @cached_property
-    def _folder(self) -> Path:
-        """The folder of the pictures: named like the JSON file, ``panoptic``, or the file's own."""
-        names = [str(record.get("file_name")) for record in self._content["annotations"][:1]]
-        beside = self.file.parent
-        for folder in (beside / self.file.stem, beside / "panoptic", beside):
-            if names and (folder / names[0]).is_file():
-                return folder
-        raise InputError(
-            f"the pictures of {self.file} are not beside it; put them into {beside / self.file.stem}/ or {beside}/"
-        )
+        return _mapping(self._classes[0], self.own, self.file)
 
     def video(self, number: int) -> Lookup:
         """Find the pictures of a video by the names of its frames."""
         del number
         return self._find
 
-    def _find(self, position: int, name: str) -> PanopticFrame:
-        record = self._records.get(name) or self._records.get(name.rpartition("/")[2])
-        if record is None:
-            raise InputError(f"{self.file} has no annotation for {name!r}; predict every frame of the split")
-        path = self._folder / Path(str(record["file_name"])).name
+    def _find(self, position: int, name: str, size: tuple[int, int]) -> PanopticFrame:
+        found = self._records.get(name) or ()
+        if not found and self.one_video:
+            found = self._records.get(name.rpartition("/")[2], ())
+        if len(found) != 1:
+            many = f"has {len(found)} annotations" if found else "has no annotation"
+            raise InputError(f"{self.file} {many} for {name!r}; it needs one for every frame that is scored")
+        path = self._picture(found[0]["file_name"])
         picture = read_label(path)
         ids = decode_ids(picture) if picture.ndim == 3 else picture
-        return remap_frame(self._frame(ids, record, position, path), self._mapping)
+        _check_size(ids, size, str(path), name)
+        return remap_frame(self._frame(ids, found[0], position, path), self._mapping)
+
+    def _picture(self, file_name: str) -> Path:
+        """The picture, in a folder beside the JSON file that is named like it or ``panoptic``, or beside it itself."""
+        if leaves_folder(file_name):
+            raise InputError(f"{self.file} has the file_name {file_name!r}, which leads out of its folder")
+        beside = self.file.parent
+        folders = [folder for folder in (beside / self.file.stem, beside / "panoptic", beside) if folder.is_dir()]
+        for folder in folders:
+            if (folder / file_name).is_file():
+                return folder / file_name
+        raise InputError(f"the picture {file_name} of {self.file} is not in {' or '.join(map(str, folders))}")
 
     def _frame(self, ids: NDArray[np.int32], record: Mapping[str, Any], position: int, path: Path) -> PanopticFrame:
         space, places = self._classes
-        segments = [_segment(item, places, space, path) for item in record.get("segments_info", ())]
-        known = {segment.id for segment in segments}
-        if len(known) < len(segments):
-            raise InputError(f"{self.file} lists a segment of {path.name} twice")
-        present = set(np.unique(ids).tolist()) - {0}
-        if present - known:
-            raise InputError(f"{path} has id {min(present - known)}, which {self.file.name} does not list")
-        table = np.array([0, *sorted(known)])
+        items = record.get("segments_info")
+        if not isinstance(items, list):
+            raise InputError(f"{self.file} has no list 'segments_info' for {path.name}")
+        segments = [_segment(item, places, space, self.file, path) for item in items]
         category = {segment.id: segment.category for segment in segments}
-        classes = np.array([IGNORE, *(category[own] for own in sorted(known))], np.uint8)
-        return PanopticFrame(position, 0.0, classes[np.searchsorted(table, ids)], ids, tuple(segments))
+        if len(category) < len(segments):
+            raise InputError(f"{self.file} lists a segment of {path.name} twice")
+        present, place = compact(ids)
+        unlisted = set(present.tolist()) - {0, *category}
+        if unlisted:
+            raise InputError(f"{path} has id {min(unlisted)}, which {self.file.name} does not list")
+        classes = np.array([category.get(own, IGNORE) for own in present.tolist()], np.uint8)
+        return PanopticFrame(position, 0.0, classes[place], ids, tuple(segments))
 
 
-def _segment(item: Mapping[str, Any], places: Mapping[int, int], space: LabelSpace, path: Path) -> Segment:
+def _frame_names(file_name: str) -> Iterator[str]:
+    """Names of frames that a picture of this name may show.
+
+    >>> sorted(set(_frame_names("a/0_panoptic.png")))
+    ['0', '0_panoptic', 'a/0', 'a/0_panoptic', 'a_0', 'a_0_panoptic']
+    """
+    path = Path(file_name).with_suffix("") if Path(file_name).name else Path()
+    for form in (path.as_posix(), "_".join(path.parts), path.name):
+        yield from (form.removesuffix(ending) for ending in ENDINGS)
+
+
+def _segment(item: Any, places: Mapping[int, int], space: LabelSpace, file: Path, path: Path) -> Segment:
     try:
         panoptic_id, category = int(item["id"]), places[int(item["category_id"])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"a segment of {path.name} has no id or an unknown category: {dict(item)}") from error
-    if not 0 < panoptic_id < ID_LIMIT - FIRST_THING_ID:
-        raise InputError(f"segment id {panoptic_id} of {path.name} is outside 1..{ID_LIMIT - FIRST_THING_ID - 1}")
-    thing = bool(space.is_thing[category])
-    return Segment(panoptic_id, category, thing, float(item.get("score", 1.0)), int(item.get("area", 0)), (0, 0, 0, 0))
+        score, area = float(item.get("score", 1.0)), int(item.get("area") or 0)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{file}: a segment of {path.name} has no id, an unknown category or a score that is no number: {item}"
+        ) from error
+    if not 0 < panoptic_id < ID_LIMIT or not math.isfinite(score):
+        raise InputError(
+            f"{file}: a segment of {path.name} has id {panoptic_id} and score {score}; ids are 1..{ID_LIMIT - 1}"
+        )
+    return Segment(panoptic_id, category, bool(space.is_thing[category]), score, area, (0, 0, 0, 0))
 
 
 def remap_frame(frame: PanopticFrame, mapping: ClassMapping) -> PanopticFrame:
     """The same segmentation with the classes of ``mapping.target``.
 
-    Stuff segments get the id ``train id + 1``, things keep an id of their own from 256 up, the same in every frame;
-    segments without a counterpart become void.
+    Stuff segments get the id ``train id + 1``, things keep an id of their own, the same in every frame: from 256 up
+    theirs, and those below 256 above all that a picture can hold. Segments without a counterpart become void.
 
     Args:
         frame: Segments with unique ids, of any numbering; 0 is void.
         mapping: From the frame's classes.
     """
     is_thing = mapping.target.is_thing
-    table = np.zeros(1 + len(frame.segments), np.int32)
-    segments, order = [], sorted(frame.segments, key=lambda segment: segment.id)
-    for place, segment in enumerate(order, 1):
+    table, segments = {0: 0}, []
+    for segment in frame.segments:
         category = int(mapping.table[segment.category])
         if category == IGNORE:
+            table[segment.id] = 0
             continue
         thing = bool(is_thing[category])
-        # Ids of ours are from 256 up already; those of other programs may be any.
-        own = segment.id if segment.id >= FIRST_THING_ID else ID_LIMIT - FIRST_THING_ID + segment.id
-        table[place] = own if thing else category + 1
-        segments.append(replace(segment, id=int(table[place]), category=category, is_thing=thing))
-    known = np.array([0, *(segment.id for segment in order)])
-    ids = table[np.searchsorted(known, frame.ids)]
+        single = segment.id if segment.id >= FIRST_THING_ID else ID_LIMIT + segment.id
+        table[segment.id] = single if thing else category + 1
+        segments.append(replace(segment, id=table[segment.id], category=category, is_thing=thing))
+    present, place = compact(frame.ids)
+    ids = np.array([table[own] for own in present.tolist()], np.int32)[place]
     return PanopticFrame(frame.index, frame.time, mapping.table[frame.semantic], ids, _merged(segments))
 
 
-def _merged(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+def _merged(segments: Iterable[Segment]) -> tuple[Segment, ...]:
     """One segment for each id: stuff segments of one class become one."""
     found: dict[int, Segment] = {}
     for segment in segments:

@@ -75,6 +75,14 @@ def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
         yield image, labels, (flow[index - 1], valid[index - 1]) if index else None
 
 
+def frame_name(videos: Any, number: int, position: int) -> str:
+    """Name of a frame, unique in the data: that of its file, or of video and position where there are no files."""
+    stored = videos.dataset if isinstance(videos, Relabelled) else videos
+    if isinstance(stored, StoredClips):
+        return stored.frame_name(number, position)
+    return f"{stored.videos[number]}/{position:06d}"
+
+
 def _stored_frames(videos: Any, number: int) -> Iterator[Frame]:
     labelled = False
     for image, target in videos.iterate_video(number):

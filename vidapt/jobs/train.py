@@ -38,6 +38,9 @@ from vidapt.recipe import dump_recipe, load_recipe
 from vidapt.segmenter import load, mapping_matrix, new_tracker
 from vidapt.transforms import StrongAugment, TrainTransform
 
+SKIPPED = "skipped.jsonl"
+"""Lists the clips of a run that were left out because their files are damaged."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -130,7 +133,7 @@ def run_stage(
     if recipe.method is None:
         student = recipe.inference.model_copy(update={"weights": "student"})
         recipe = recipe.model_copy(update={"inference": student})
-    datasets = open_data(recipe)
+    datasets = open_data(recipe, run)
     network = _build_network(recipe, fresh=not resume or latest_checkpoint(run) is None)
     step = _build_step(recipe, network.to(accelerator.device), datasets[0], accelerator.device)
     if dry_run:
@@ -149,8 +152,15 @@ def run_stage(
         resume=resume,
         resume_command=f"vidapt {command} --resume {quote(str(root or run))}",
     )
+    on_main(lambda: _report_skipped(run / SKIPPED))
     scores = on_main(lambda: _finish(recipe, run, result.checkpoint, str(accelerator.device)))
     return RunResult(run, result.steps, result.seconds, scores)
+
+
+def _report_skipped(record: Path) -> None:
+    if record.is_file():
+        count = len(record.read_text("utf-8").splitlines())
+        print(f"{count} damaged clips were left out while training; {record} lists them", file=sys.stderr)
 
 
 def open_accelerator(recipe: Recipe, device: str | None) -> Accelerator:
@@ -199,8 +209,12 @@ def resume(run: str | Path, *, device: str | None = None) -> RunResult:
     return train(resume_recipe(Path(run)), out=run, resume=True, device=device)
 
 
-def open_data(recipe: Recipe) -> tuple[Any, Any]:
+def open_data(recipe: Recipe, run: Path | None = None) -> tuple[Any, Any]:
     """Open everything that a stage reads, so that a mistake shows before training and not after it.
+
+    Args:
+        recipe: The stage's recipe.
+        run: Run folder, in which clips that turn out to be damaged are listed where the recipe skips them.
 
     Returns:
         The source and the target data set; the latter is None for supervised training.
@@ -213,11 +227,12 @@ def open_data(recipe: Recipe) -> tuple[Any, Any]:
         evaluation_videos(recipe.validation, space)
     if recipe.evaluation is not None:
         mapping_matrix(space, scored_videos(recipe).label_space)
-    return _datasets(recipe, space)
+    return _datasets(recipe, space, None if run is None else run / SKIPPED)
 
 
-def _datasets(recipe: Recipe, space: LabelSpace) -> tuple[Any, Any]:
+def _datasets(recipe: Recipe, space: LabelSpace, skipped: Path | None) -> tuple[Any, Any]:
     clips: dict[str, Any] = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
+    clips["skipped"] = skipped
     source = training_source(recipe.source, space, **clips)
     if recipe.method is None or recipe.target is None:
         return source, None

@@ -56,11 +56,13 @@ class WorstFrames:
     Args:
         count: How many; 0 keeps none and costs nothing.
         space: Label space of target and prediction.
+        ignored: Train ids whose target pixels the protocol ignores.
     """
 
-    def __init__(self, count: int, space: LabelSpace) -> None:
+    def __init__(self, count: int, space: LabelSpace, ignored: Sequence[int] = ()) -> None:
         self._count = count
         self._space = space
+        self._ignored = ignored
         self._kept: list[WorstFrame] = []
 
     def add(
@@ -72,7 +74,7 @@ class WorstFrames:
         score, metric = (quality.miou, "mIoU") if quality.pq is None else (quality.pq, "PQ")
         if np.isnan(score) or (len(self._kept) == self._count and (score, name) >= _key(self._kept[-1])):
             return
-        panels = _panels(image, target, frame, self._space)
+        panels = _panels(image, target, frame, self._space, self._ignored)
         self.extend([WorstFrame(name, score, metric, panels)])
 
     def extend(self, frames: Iterable[WorstFrame]) -> None:
@@ -89,7 +91,11 @@ def _key(frame: WorstFrame) -> tuple[float, str]:
 
 
 def error_map(
-    semantic: NDArray[np.uint8], instance: NDArray[np.int32] | None, frame: PanopticFrame, space: LabelSpace
+    semantic: NDArray[np.uint8],
+    instance: NDArray[np.int32] | None,
+    frame: PanopticFrame,
+    space: LabelSpace,
+    ignored: Sequence[int] = (),
 ) -> NDArray[np.uint8]:
     """Where a prediction is wrong.
 
@@ -98,16 +104,19 @@ def error_map(
         instance: int32 (H,W) target track ids, or None without instances.
         frame: The prediction.
         space: Label space of both.
+        ignored: Train ids whose target pixels are ignored.
 
     Returns:
         uint8 (H,W): 0 right or ignored, 1 wrong class, 2 right class in a thing segment that matches none.
     """
-    labelled = semantic != IGNORE
+    left_out = np.zeros(256, bool)
+    left_out[[IGNORE, *ignored]] = True
+    labelled = ~left_out[semantic]
     errors = (labelled & (frame.semantic != semantic)).astype(np.uint8)
     if instance is None:
         return errors
     categories = {segment.id: segment.category for segment in frame.segments}
-    histogram = frame_histogram(semantic, instance, frame.ids, categories, space)
+    histogram = frame_histogram(semantic, instance, frame.ids, categories, space, left_out=left_out)
     matches = match_segments(histogram, matchable_pairs(histogram, space.is_thing))
     found = np.isin(target_codes(semantic, instance, space.is_thing), histogram.target[matches.target]) & np.isin(
         predicted_codes(frame.ids, categories, len(space)), histogram.predicted[matches.predicted]
@@ -117,10 +126,10 @@ def error_map(
 
 
 def _panels(
-    image: NDArray[np.uint8], target: tuple[Any, Any], frame: PanopticFrame, space: LabelSpace
+    image: NDArray[np.uint8], target: tuple[Any, Any], frame: PanopticFrame, space: LabelSpace, ignored: Sequence[int]
 ) -> tuple[NDArray[np.uint8], ...]:
     small = resize_image(image, HEIGHT)
-    errors = resize_label(error_map(target[0], target[1], frame, space), HEIGHT)
+    errors = resize_label(error_map(*target, frame, space, ignored), HEIGHT)
     grey = np.repeat(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 60, 3, axis=2)
     for value, colour in ((1, WRONG_CLASS), (2, WRONG_SEGMENT)):
         grey[errors == value] = colour
