@@ -60,6 +60,9 @@ class LabelledFolder(ClipDataset):
         self._allowed = np.zeros(256, bool)
         self._allowed[[*range(len(space)), IGNORE]] = True
         self._is_thing = space.is_thing
+        self._to_own = np.full(IGNORE + 1, IGNORE, np.uint8)
+        for index, label in enumerate(space.classes):
+            self._to_own[index] = IGNORE if label.is_void else index
         self._images = find_images(self.root)
         self._instances = next((name for name in ("instance", "panoptic") if (self.root / name).is_dir()), None)
         self.has_instances = self._instances is not None
@@ -98,7 +101,7 @@ class LabelledFolder(ClipDataset):
                 f"{path} has labels {outside[:5]} outside the classes of {space}; "
                 f"allowed: 0..{int(self._allowed[:IGNORE].sum()) - 1} and {IGNORE} = ignore"
             )
-        return label.astype(np.uint8)
+        return self._to_own[label]
 
     def _read_instance(self, image: Path, semantic: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Track ids on things; ids on stuff and ignore are dropped."""

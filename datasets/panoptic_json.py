@@ -170,7 +170,7 @@ def index_document(document: Mapping[str, Any], path: Path, file: str = "") -> P
     places = {category.id: place for place, category in enumerate(categories)}
     twice = _repeated(category.id for category in categories)
     if twice:
-        raise InputError(f"{path} has several categories with the ids {twice[:5]}; each id may occur once")
+        raise InputError(f"{path} has several categories with the id {_short(twice[0])}; each id may occur once")
     images = _entries(document, "images", _image, path)
     images = [(image_id, replace(image, position=place)) for place, (image_id, image) in enumerate(images)]
     annotations = _entries(document, "annotations", partial(_annotation, places=places), path)
@@ -310,6 +310,21 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: If it is missing, damaged, grey or has 16 bits.
     """
+    picture = _read_channels(path)
+    order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return np.asarray(cv2.cvtColor(picture, order), np.uint8)
+
+
+def read_ids(path: Path) -> NDArray[np.int32]:
+    """Read a picture of segment ids as int32 (H,W); errors as in ``read_colours``."""
+    picture = _read_channels(path)
+    order = cv2.COLOR_BGR2RGBA if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    ids = np.asarray(cv2.cvtColor(picture, order)).view("<i4")[..., 0]
+    return np.bitwise_and(ids, ID_LIMIT - 1, out=ids, dtype=np.int32)
+
+
+def _read_channels(path: Path) -> NDArray[np.uint8]:
+    """The channels as OpenCV orders them: blue, green, red, alpha."""
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -323,17 +338,10 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
             f"{path} has {channels} channels of {8 * picture.itemsize} bits; its labels are stored in the colours red, "
             "green and blue of 8 bits each"
         )
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA), np.uint8)
+    return np.asarray(picture)
 
 
-def read_ids(path: Path) -> NDArray[np.int32]:
-    """Read a picture of segment ids as int32 (H,W); errors as in ``read_colours``."""
-    picture = read_colours(path)
-    padded = picture if picture.shape[2] == 4 else cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA)
-    return np.asarray(np.ascontiguousarray(padded).view("<i4")[..., 0] & ID_LIMIT - 1, np.int32)
-
-
-def find_segments(ids: NDArray[np.int32], listed: NDArray[np.int32], path: Path) -> NDArray[np.uint32]:
+def find_segments(ids: NDArray[np.int32], listed: NDArray[np.int32], path: Path) -> NDArray[np.unsignedinteger[Any]]:
     """Position of each pixel's segment in the list, counted from 1; 0 for void.
 
     Args:
@@ -342,12 +350,12 @@ def find_segments(ids: NDArray[np.int32], listed: NDArray[np.int32], path: Path)
         path: The picture, named in errors.
 
     Returns:
-        uint32 (H,W).
+        Unsigned (H,W), as small as the number of segments allows.
 
     Raises:
         InputError: If the picture shows an id that is not listed, or a listed id is nowhere.
     """
-    table = np.zeros(ID_LIMIT, np.uint32)
+    table = np.zeros(ID_LIMIT, np.min_scalar_type(len(listed)))
     table[listed] = np.arange(1, len(listed) + 1)
     place = table[ids]
     if np.count_nonzero(place) != np.count_nonzero(ids):

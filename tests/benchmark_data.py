@@ -1,8 +1,11 @@
 """Every data set of the shipped benchmarks in miniature, in the folders that their recipes name."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.datasets.miniature import (
     acdc,
@@ -22,6 +25,17 @@ from tests.tiny_runs import write_camvid
 
 Truths = Mapping[str, Truth]
 """What the pictures show, by ``<kind of data>/<split>``."""
+
+
+@contextmanager
+def benchmark_data(root: Path) -> Iterator[Truths]:
+    """Write all data sets below ``root`` and let VIDAPT_DATA name it; the working folder is an empty one."""
+    truths = write_benchmark_data(root / "data")
+    (root / "here").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDAPT_DATA", str(root / "data"))
+        patch.chdir(root / "here")
+        yield truths
 
 
 def write_benchmark_data(root: Path) -> Truths:

@@ -303,7 +303,9 @@ def bench_kernels(
 
 @bench.command("pipeline")
 def bench_pipeline(
-    stage: Annotated[str, typer.Option(metavar="STAGE", help="What to measure: metrics, the scoring of frames.")],
+    stage: Annotated[
+        str, typer.Option(metavar="STAGE", help="What to measure: metrics (scoring frames) or cache (reading them).")
+    ],
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number here too.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
 ) -> None:

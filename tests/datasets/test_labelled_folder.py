@@ -54,6 +54,14 @@ def test_clips_with_targets(root: Path) -> None:
     assert LabelledFolder(root, height=32)[0].target.instance.shape == (1, 32, 48)
 
 
+def test_void_classes_become_ignored(root: Path) -> None:
+    (root / "classes.yaml").write_text(CLASSES.replace("name: sky", "name: sky, void: true"))
+    assert "void" in (root / "classes.yaml").read_text()
+    found = LabelledFolder(root)[1].target.semantic[0].numpy()
+    assert np.array_equal(found, np.where(semantic(1) == 1, 255, semantic(1)))
+    assert (semantic(1) == 1).any()
+
+
 def test_without_instances_ids_are_zero(root: Path) -> None:
     (root / "instance").rename(root / "unused")
     assert not LabelledFolder(root)[0].target.instance.any()

@@ -1,6 +1,6 @@
 """Clips, batches and panoptic frames: shapes, types, and what is refused."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -102,6 +102,42 @@ def test_to_moves_frames_and_target() -> None:
     assert batch.target.labelled.is_meta
     assert not batch.indices.is_meta
     assert collate([clip(labelled=False)], [0]).to("meta").target is None
+
+
+def ignoring(rows: int, frames: int = 3) -> Clip:
+    """A clip whose upper rows say that pseudo-labels do not count."""
+    mask = torch.zeros(frames, 4, 6, dtype=torch.bool)
+    mask[:, :rows] = True
+    return replace(clip(frames), ignored=mask)
+
+
+def test_nothing_is_ignored_unless_said() -> None:
+    assert clip().ignored is None
+    assert collate([clip(), clip()], [0, 1]).ignored is None
+
+
+def test_collate_stacks_what_is_ignored() -> None:
+    batch = collate([ignoring(1), ignoring(3)], [0, 1])
+    assert batch.ignored is not None
+    assert (batch.ignored.shape, batch.ignored.dtype) == ((2, 3, 4, 6), torch.bool)
+    assert torch.equal(batch.ignored[1], ignoring(3).ignored)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_clips_that_ignore_nothing_may_stand_beside_others(place: int) -> None:
+    pair = [clip(), clip()]
+    pair[place] = ignoring(2)
+    batch = collate(pair, [0, 1])
+    assert batch.ignored is not None
+    assert batch.ignored[place].float().mean() == 0.5
+    assert not batch.ignored[1 - place].any()
+
+
+def test_what_is_ignored_moves_with_the_batch_and_stays_without_labels() -> None:
+    batch = collate([ignoring(1)], [0]).to("meta")
+    assert batch.ignored is not None
+    assert batch.ignored.is_meta
+    assert torch.equal(ignoring(2).without_target().ignored, ignoring(2).ignored)
 
 
 def instances(count: int, embedded: bool = False) -> Instances:

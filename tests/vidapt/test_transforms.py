@@ -1,5 +1,7 @@
 """Clip transforms: one draw for all frames, exact labels, deterministic from the generator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,56 @@ def test_unlabelled_clips_pass_through():
     out = TrainTransform((16, 16), (0.5, 1.5))(make_clip().without_target(), np.random.default_rng(0))
     assert out.target is None
     assert out.frames.shape == (2, 3, 16, 16)
+
+
+def marked_clip(labelled: bool = True) -> Clip:
+    """A clip that ignores exactly its bright pixels, a block that is no whole row."""
+    clip = make_clip(frames=2)
+    ignored = torch.zeros(2, 24, 40, dtype=torch.bool)
+    ignored[0, 4:10, 6:20] = ignored[1, 12:20, 30:] = True
+    frames = torch.where(ignored[:, None], 200, 50).expand(-1, 3, -1, -1).to(torch.uint8).contiguous()
+    return replace(clip, frames=frames, target=clip.target if labelled else None, ignored=ignored)
+
+
+def test_what_is_ignored_moves_with_its_pixels():
+    clip = marked_clip()
+    window = crop_clip(clip, 3, 5, (12, 30))
+    for changed in (flip_clip(clip), window, flip_clip(window)):
+        assert torch.equal(changed.ignored, changed.frames[:, 0] == 200)
+        assert changed.ignored.any()
+
+
+def test_what_is_ignored_is_scaled_like_labels():
+    clip = marked_clip()
+    for size in ((48, 80), (12, 20), (17, 23), (24, 40)):
+        scaled = resize_clip(clip, size)
+        assert scaled.ignored.dtype == torch.bool
+        assert torch.equal(scaled.ignored, resize_nearest(clip.ignored, size))
+    twice = resize_clip(clip, (48, 80)).ignored
+    assert torch.equal(twice, clip.ignored.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_padding_is_ignored_where_something_is():
+    padded = pad_clip(marked_clip(), (30, 44))
+    assert torch.equal(padded.ignored[:, :24, :40], marked_clip().ignored)
+    assert padded.ignored[:, 24:].all()
+    assert padded.ignored[:, :, 40:].all()
+    assert pad_clip(make_clip(), (30, 44)).ignored is None
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_training_crops_carry_what_is_ignored(labelled):
+    for seed in range(4):
+        out = TrainTransform((16, 24))(marked_clip(labelled), np.random.default_rng(seed))
+        assert torch.equal(out.ignored, out.frames[:, 0] == 200)
+    big = TrainTransform((32, 48), (0.5, 2.0))(marked_clip(labelled), np.random.default_rng(0))
+    assert big.ignored.shape == (2, 32, 48)
+
+
+def test_clips_that_ignore_nothing_stay_so():
+    for labelled in (make_clip(), make_clip().without_target()):
+        assert TrainTransform((32, 48), (0.5, 2.0))(labelled, np.random.default_rng(0)).ignored is None
+        assert flip_clip(crop_clip(resize_clip(labelled, (30, 50)), 0, 0, (8, 8))).ignored is None
 
 
 def test_strong_augment_changes_frames_equally_within_a_clip():

@@ -63,6 +63,8 @@ class FrameRuns:
     @cached_property
     def labels(self) -> NDArray[np.uint8]:
         """uint8 (R,) target train ids, 255 also where they are left out."""
+        if not self.is_left_out.any():
+            return self.target
         return np.where(self.left_out, np.uint8(IGNORE), self.target)
 
     def pixels(self, values: NDArray[Value]) -> NDArray[Value]:

@@ -70,7 +70,7 @@ class VideoEvaluator:
             (the 16-class convention of EDAPS and MC-PanDA). "ignored": every metric sees them as void, except that in
             PQ, PQ-dagger, boundary PQ and VPQ they are neither void nor scored (convention of CVRN). So mIoU, iIoU and
             STQ leave them out, the AP of Cityscapes excuses predictions on them, that of COCO, which knows no void,
-            does not, and to VC they are of one label.
+            does not, and to VC they are of one label. Id switches count objects of all classes either way.
         means: Further means of IoU by name, each over names or train ids of scored classes.
         metrics: Metrics that cost extra, some of ``vidapt.evaluation.extra_metrics.METRICS``. Those that need instances
             are None where the target has none.

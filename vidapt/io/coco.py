@@ -189,27 +189,3 @@ def _lines(path: str | Path) -> Iterator[str]:
                 yield line.rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def read_panoptic(path: str | Path) -> dict[str, Any]:
-    """Read any COCO panoptic JSON file as a whole and check that the parts fit together.
-
-    Raises:
-        InputError: If the file is missing, is no JSON or lacks annotations, categories or their fields.
-    """
-    try:
-        data = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
-    parts = ("annotations", "categories")
-    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in parts):
-        raise InputError(f"{path} is not COCO panoptic: it needs lists 'annotations' and 'categories'")
-    known = {item.get("id") for item in data["categories"]}
-    for record in data["annotations"]:
-        unknown = {item.get("category_id") for item in record.get("segments_info", ())} - known
-        if unknown or "file_name" not in record:
-            reason = f"uses categories {sorted(map(str, unknown))}" if unknown else "has no file_name"
-            raise InputError(
-                f"{path}: annotation of image {record.get('image_id')} {reason}, which is not COCO panoptic"
-            )
-    return data

@@ -171,14 +171,17 @@ def _skipping(data: Data, dataset: Any, record: Path | None) -> Any:
 
 
 def with_cache(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with ``cache: folder`` in every section of a published data set."""
+    """The recipe with ``cache: folder`` in the published data sets that it trains on.
+
+    What is scored is read from the original files: kept pictures are compressed.
+    """
 
     def cached(data: Any) -> Any:
         if isinstance(data, tuple):
             return tuple(cached(entry) for entry in data)
         return data.model_copy(update={"cache": folder.absolute()}) if isinstance(data, StoredData) else data
 
-    names = ("source", "target", "validation", "evaluation", "upper_bound")
+    names = ("source", "target", "upper_bound")
     return recipe.model_copy(update={name: cached(getattr(recipe, name)) for name in names})
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +81,7 @@ def convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: 
     space = own if labels is None else find_space(labels)
     work = _Conversion(dataset, find_mapping(own, space, section.mapping).table, space, out / section.split)
     frames = labelled_frames(dataset)
-    journal = out / f".{section.split}.{statistics_key(dataset, frames)}.{space.name}.jsonl"
+    journal = out / f".{section.split}.{_content_key(work, frames)}.jsonl"
     done = _read_journal(journal, work.folder)
     rest = [frame for frame in frames if frame.name not in done]
     kept = len(done)
@@ -105,6 +107,12 @@ def run_convert(section: StoredData, *, out: Path, labels: str | None = None, jo
     Console(soft_wrap=True, highlight=False).print(f"{done.json}: {done.written} frames written{kept}")
 
 
+def _content_key(work: _Conversion, frames: Sequence[Frame]) -> str:
+    """Hash of everything that the pictures depend on."""
+    content = (statistics_key(work.dataset, frames), work.table.tobytes(), work.space.is_thing.tobytes())
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+
+
 def _convert_frame(work: _Conversion, frame: Frame) -> dict[str, Any]:
     """Write the picture of a frame and return its record."""
     labels = work.dataset.read_frame(frame).labels
@@ -115,7 +123,7 @@ def _convert_frame(work: _Conversion, frame: Frame) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{work.dataset.root / frame.labels[0]}: {error}") from error
     name = f"{frame.name}.png"
-    part = work.folder / f".{name}.{os.getpid()}"
+    part = work.folder / f".{name}.part"
     part.write_bytes(encode_png(encode_ids(ids)))
     os.replace(part, work.folder / name)
     height, width = ids.shape
@@ -127,25 +135,34 @@ def _read_journal(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     done = {}
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
     for line in lines:
-        if line.endswith("\n"):
-            record = json.loads(line)
-            if (folder / record["file_name"]).is_file():
-                done[record["image_id"]] = record
+        record = _read_record(line)
+        if record is not None and (folder / record["file_name"]).is_file():
+            done[record["image_id"]] = record
     if lines and not lines[-1].endswith("\n"):
         path.write_text("".join(lines[:-1]), "utf-8")
     return done
 
 
+def _read_record(line: str) -> dict[str, Any] | None:
+    """The record of a whole line; None for one that is cut or damaged."""
+    try:
+        record = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def _document(section: StoredData, space: LabelSpace, dataset: StoredDataset, records: list[dict[str, Any]]) -> str:
-    """The JSON text: annotations without sizes, images with them, videos where there are some."""
+    """The JSON text: annotations of the label pictures, images below the root of the data set, videos if there are."""
     video_of = {frame.name: number for number, video in enumerate(dataset.index(), 1) for frame in video.frames}
+    picture_of = {frame.name: frame.image for frame in dataset.frames()}
     is_video = dataset.card.video
     images, annotations = [], []
     for record in records:
         size = {name: record.pop(name) for name in ("height", "width")}
         video = {"video_id": video_of[record["image_id"]]} if is_video else {}
         annotations.append(record | video)
-        images.append({"id": record["image_id"], "file_name": record["file_name"], **size, **video})
+        images.append({"id": record["image_id"], "file_name": picture_of[record["image_id"]], **size, **video})
     head = {
         "info": {"description": f"{dataset.card.title} {section.split}, converted", "label_space": space.name},
         **({"videos": [{"id": n, "name": v.name} for n, v in enumerate(dataset.index(), 1)]} if is_video else {}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vidapt.datasets.catalogue import CLASSES, find_dataset
@@ -23,20 +22,18 @@ def splits_text(card: DatasetCard) -> str:
 
 
 def list_datasets() -> None:
-    """Print a table of the data sets, one of the benchmarks, and how the folders are found."""
-    console = Console()
-    table = Table("name", "labels", "splits", "files below the root", "reader", title="data sets", title_justify="left")
+    """Print the data sets with their layouts, the benchmarks, and how the folders are found."""
+    console = Console(soft_wrap=True, highlight=False)
     for card in cards():
-        table.add_row(card.name, card.labels, splits_text(card), Text(card.layout), card.checked)
-    console.print(table)
-    benchmarks = Table("recipe", "source", "target", "protocol", title="benchmarks", title_justify="left")
+        console.print(Text.assemble((card.name, "bold"), f": {card.title}, {card.labels}, {card.checked}"))
+        console.print(Text(f"  {splits_text(card)}"))
+        console.print(Text("".join(f"  {line}\n" for line in card.layout.splitlines())))
+    console.print(Text("benchmarks, to be joined with a method as in benchmarks/NAME+methods/video", "bold"))
     for name in (name for name in recipe_names() if name.startswith("benchmarks/")):
         recipe = load_recipe(name)
-        row = (name, describe_all(recipe.source), describe(recipe.target), recipe.scoring.protocol)
-        benchmarks.add_row(*map(Text, row))
-    console.print(benchmarks)
+        route = f"{describe_all(recipe.source)} to {describe(recipe.target)}"
+        console.print(Text(f"  {name}: {recipe.scoring.protocol or route}"))
     console.print(
-        "A root that a recipe names is looked up in the working folder, then below the folder that VIDAPT_DATA names. "
-        "camvid, labelled_folder and videos: docs/data.md. Licences: docs/datasets.md.",
-        highlight=False,
+        "\nA root that a recipe names is looked up here, then below the folder that VIDAPT_DATA names.\n"
+        "camvid, labelled_folder and videos: docs/data.md. Classes, what is ignored, licences: docs/datasets.md.",
     )

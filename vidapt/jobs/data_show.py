@@ -56,7 +56,7 @@ def run_show(section: StoredData, *, out: Path, labels: str | None = None, sampl
         if table is not None and sample.labels is not None:
             sample = Sample(sample.image, Labels(table[sample.labels.semantic], sample.labels.instance))
             seen |= set(np.unique(sample.labels.semantic).tolist()) if sample.labels else set()
-        rows.append([titled(picture, frame.name) for picture in _panels(sample, space)])
+        rows.append([titled(picture, frame.name) for picture in _panels(sample, space, dataset.has_instances)])
     sheet = contact_sheet(rows)
     if seen:
         sheet = np.concatenate([sheet, legend(space, sorted(seen - {IGNORE}), sheet.shape[1])])
@@ -68,7 +68,7 @@ def run_show(section: StoredData, *, out: Path, labels: str | None = None, sampl
     Console(soft_wrap=True, highlight=False).print(f"{out}: {len(picked)} of {len(frames)} frames")
 
 
-def _panels(sample: Sample, space: LabelSpace) -> list[NDArray[np.uint8]]:
+def _panels(sample: Sample, space: LabelSpace, has_instances: bool) -> list[NDArray[np.uint8]]:
     image = resize_image(sample.image, CELL_HEIGHT)
     if sample.labels is None:
         return [image]
@@ -76,6 +76,8 @@ def _panels(sample: Sample, space: LabelSpace) -> list[NDArray[np.uint8]]:
     palette = space.palette.copy()
     palette[IGNORE] = _VOID
     classes = np.asarray(cv2.addWeighted(label_picture(semantic, palette), 0.6, image, 0.4, 0), np.uint8)
+    if not has_instances:
+        return [image, classes]
     return [image, classes, instance_picture(semantic, np.where(space.is_thing[semantic], instance, 0), space)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,27 @@ RARE_PIXELS = 3000
 """Pixels from which a frame counts as showing a class (rare class sampling, DAFormer)."""
 
 
-def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> tuple[FrameStatistics, Path | None]:
+@dataclass(frozen=True)
+class Counted:
+    """Statistics and where they come from.
+
+    Attributes:
+        statistics: Pixels per class of every labelled frame.
+        known: True if they are from an earlier count.
+        written: The file they were just written to; None if they were known or no folder can be written.
+    """
+
+    statistics: FrameStatistics
+    known: bool
+    written: Path | None = None
+
+
+def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> Counted:
     """Pixels per class of every labelled frame, from an earlier count if no file has changed since.
 
     Args:
         dataset: A labelled data set.
         jobs: Processes; None takes one a core.
-
-    Returns:
-        The statistics, and the file they were just written to; None if they were known or no folder can be written.
 
     Raises:
         InputError: If a frame is damaged.
@@ -47,7 +60,7 @@ def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> tuple[F
     key = statistics_key(dataset, frames)
     known = load_statistics(dataset.root, key)
     if known is not None:
-        return known, None
+        return Counted(known, known=True)
     rows = []
     for found in in_processes(examine, dataset, frames, jobs=jobs, title="counting classes"):
         if found.problems or found.counts is None:
@@ -55,7 +68,7 @@ def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> tuple[F
             raise InputError(f"{reasons[0]}; list everything that is wrong with 'vidapt data check'")
         rows.append(found.counts)
     statistics = FrameStatistics(tuple(frame.name for frame in frames), np.stack(rows))
-    return statistics, save_statistics(dataset.root, key, statistics)
+    return Counted(statistics, known=False, written=save_statistics(dataset.root, key, statistics))
 
 
 def run_stats(
@@ -70,7 +83,8 @@ def run_stats(
         json: File for the numbers.
     """
     dataset = build_stored(section)
-    statistics, written = statistics_of(dataset, jobs=jobs)
+    counted = statistics_of(dataset, jobs=jobs)
+    statistics = counted.statistics
     own = dataset.label_space
     if own is None:
         raise InputError(f"{section.kind} {section.split} has no labels to count")
@@ -79,9 +93,17 @@ def run_stats(
         statistics = statistics.mapped(find_mapping(own, space, section.mapping).table)
     console = Console()
     console.print(_table(statistics, space))
-    console.print(f"kept in {written}" if written else "known from an earlier count", highlight=False, soft_wrap=True)
+    console.print(_origin(counted), highlight=False, soft_wrap=True)
     if json is not None:
         write_json(json, _numbers(statistics, space) | {"data_set": section.kind, "split": section.split})
+
+
+def _origin(counted: Counted) -> str:
+    if counted.known:
+        return "known from an earlier count"
+    if counted.written is None:
+        return "not kept: neither the data folder nor the cache folder can be written"
+    return f"kept in {counted.written}"
 
 
 def _numbers(statistics: FrameStatistics, space: LabelSpace) -> dict[str, object]:

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from vidapt.errors import UserError
+from vidapt.errors import UserError, VidaptError
 from vidapt.jobs.progress import progress_bar
 
 Item = TypeVar("Item")
@@ -21,7 +22,8 @@ _state: dict[str, Any] = {}
 
 def default_jobs() -> int:
     """Number of processes where none is given: the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def in_processes(
@@ -43,6 +45,7 @@ def in_processes(
 
     Raises:
         UserError: If ``jobs`` is below 1.
+        VidaptError: If a process is killed, for example because memory ran out.
     """
     count = default_jobs() if jobs is None else jobs
     if count < 1:
@@ -63,6 +66,9 @@ def _spread(
     with ProcessPoolExecutor(jobs, context, _prepare, (function, shared)) as pool:
         try:
             yield from pool.map(_one, items, chunksize=chunk)
+        except BrokenProcessPool:
+            reason = "a process ended on its own, it was killed or memory ran out; run again with fewer --jobs"
+            raise VidaptError(reason) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -210,8 +210,8 @@ class PanopticFiles:
         }
         for record in self._content["annotations"]:
             image_id = str(record.get("image_id"))
-            files = [name for name in (record["file_name"], images.get(image_id)) if name]
-            for name in {image_id, *(form for name in files for form in _frame_names(name))}:
+            files = (record["file_name"], images.get(image_id, ""))
+            for name in {image_id, *(form for file in files for form in _frame_names(file))}:
                 found.setdefault(name, []).append(record)
         return found
 
@@ -221,7 +221,9 @@ class PanopticFiles:
         categories = self._content.get("categories")
         if not categories:
             return self.own.source, {index: index for index in range(len(self.own.source))}
-        space = _space(self.file.stem, categories, self.file)
+        info = self._content.get("info")
+        name = info.get("label_space") if isinstance(info, dict) else None
+        space = _space(str(name or self.file.stem), categories, self.file)
         try:
             return space, {int(item["id"]): place for place, item in enumerate(categories)}
         except (KeyError, TypeError, ValueError) as error:

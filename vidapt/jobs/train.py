@@ -38,7 +38,7 @@ from vidapt.recipe import dump_recipe, load_recipe
 from vidapt.segmenter import load, mapping_matrix, new_tracker
 from vidapt.transforms import StrongAugment, TrainTransform
 
-SKIPPED = "skipped.jsonl"
+SKIPPED = "damaged.jsonl"
 """Lists the clips of a run that were left out because their files are damaged."""
 
 
@@ -159,7 +159,7 @@ def run_stage(
 
 def _report_skipped(record: Path) -> None:
     if record.is_file():
-        count = len(record.read_text("utf-8").splitlines())
+        count = len(set(record.read_text("utf-8").splitlines()))
         print(f"{count} damaged clips were left out while training; {record} lists them", file=sys.stderr)
 
 

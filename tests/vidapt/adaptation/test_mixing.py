@@ -1,5 +1,7 @@
 """ClassMix and IMix over clips, checked pixel by pixel."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -92,3 +94,68 @@ def test_instance_mix_without_instances_counts_as_unlabelled(source, pseudo):
     mixed = instance_mix(source, batch(200), nothing)
     assert torch.equal(mixed.frames, source.frames)
     assert not mixed.target.labelled.any()
+
+
+# --- rows whose pseudo-labels do not count
+
+
+@pytest.fixture
+def ignored() -> torch.Tensor:
+    """The lower row of both frames, and one pixel of the upper row of the second."""
+    mask = torch.zeros(1, 2, 2, 4, dtype=torch.bool)
+    mask[:, :, 1] = True
+    mask[0, 1, 0, 0] = True
+    return mask
+
+
+def test_class_mix_trusts_no_ignored_target_pixel(source, pseudo, ignored):
+    """Pasted source pixels keep their trust there: their labels are given, not guessed."""
+    noise = torch.ones(1, 19)
+    noise[0, 13] = 0.0
+    mixed = class_mix(source, replace(batch(200), ignored=ignored), pseudo, noise)
+    cars = source.target.semantic == 13
+    expected = torch.where(cars, 1.0, torch.where(ignored, 0.0, 0.5))
+    assert torch.equal(mixed.weight, expected)
+    assert {0.0, 0.5, 1.0} == set(mixed.weight.unique().tolist())
+    plain = class_mix(source, batch(200), pseudo, noise)
+    assert torch.equal(mixed.frames, plain.frames)
+    assert torch.equal(mixed.target.semantic, plain.target.semantic)
+    assert torch.equal(mixed.target.instance, plain.target.instance)
+
+
+def test_instance_mix_trusts_no_ignored_part_of_a_pasted_instance(source, pseudo, ignored):
+    mixed = instance_mix(source, replace(batch(200), ignored=ignored), pseudo)
+    pasted = pseudo.instance == 1
+    expected = torch.where(pasted, torch.where(ignored, 0.0, 0.5), 1.0)
+    assert torch.equal(mixed.weight, expected)
+    assert mixed.weight[0, 0, 0, 0] == 0.5
+    assert mixed.weight[0, 1, 0, 0] == 0.0
+    assert torch.equal(mixed.frames, instance_mix(source, batch(200), pseudo).frames)
+
+
+def test_everything_ignored_leaves_the_source_only(source, pseudo):
+    everything = replace(batch(200), ignored=torch.ones(1, 2, 2, 4, dtype=torch.bool))
+    noise = torch.ones(1, 19)
+    noise[0, 13] = 0.0
+    assert torch.equal(class_mix(source, everything, pseudo, noise).weight, (source.target.semantic == 13).float())
+    assert torch.equal(instance_mix(source, everything, pseudo).weight, (pseudo.instance == 0).float())
+
+
+def test_nothing_ignored_changes_nothing(source, pseudo):
+    nothing = replace(batch(200), ignored=torch.zeros(1, 2, 2, 4, dtype=torch.bool))
+    noise = torch.rand(1, 19, generator=torch.Generator().manual_seed(0))
+    for first, second in (
+        (class_mix(source, nothing, pseudo, noise), class_mix(source, batch(200), pseudo, noise)),
+        (instance_mix(source, nothing, pseudo), instance_mix(source, batch(200), pseudo)),
+    ):
+        assert torch.equal(first.weight, second.weight)
+        assert first.weight.is_contiguous()
+
+
+def test_what_the_source_ignores_does_not_matter(source, pseudo, ignored):
+    """Its labels are given, whatever rows a data section names."""
+    noise = torch.ones(1, 19)
+    marked = replace(source, ignored=ignored)
+    assert torch.equal(
+        class_mix(marked, batch(200), pseudo, noise).weight, class_mix(source, batch(200), pseudo, noise).weight
+    )

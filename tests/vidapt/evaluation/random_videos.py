@@ -30,7 +30,7 @@ class LabelledFrame:
 
 
 def random_video(seed: int, frames: int = 3) -> Iterator[LabelledFrame]:
-    """A grid of 4x4 blocks, each a stuff region, an object, a crowd or void, predicted with shifts, noise and misses."""
+    """A grid of 4x4 blocks of stuff, objects, crowds and void, predicted with shifts, noise and misses."""
     rng = np.random.default_rng(seed)
     blocks = rng.choice(CLASSES, (4, 4))
     tracks = np.where(rng.random((4, 4)) < 0.15, 0, np.arange(1, 17).reshape(4, 4))
@@ -41,13 +41,14 @@ def random_video(seed: int, frames: int = 3) -> Iterator[LabelledFrame]:
         semantic, instance = (_enlarge(map_) for map_ in (np.where(void, IGNORE, blocks), tracks))
         thing = CITYSCAPES.is_thing[_enlarge(blocks)]
         instance = np.where(thing, instance, 0)
-        noise = rng.random(semantic.shape)
+        # Noise in one column of blocks only: single pixels are nothing but boundary.
+        noise = np.where(np.arange(semantic.shape[1]) < BLOCK[1], rng.random(semantic.shape), 0.5)
         semantic = np.where(noise < 0.02, rng.choice(CLASSES, semantic.shape), semantic)
         guess = np.roll(np.where(noise > 0.97, CLASSES[0], _enlarge(guesses)), int(rng.integers(4)), 1)
         number = np.where(rng.random((4, 4)) < 0.2, 20, 0) + np.arange(1, 17).reshape(4, 4)
         objects = np.roll(_enlarge(number), 1, 1)
         ids = np.where(CITYSCAPES.is_thing[guess], FIRST_THING_ID + objects, guess + 1)
-        ids[rng.random(ids.shape) < 0.03] = 0
+        ids[(noise > 0.02) & (noise < 0.06)] = 0
         segments = tuple(_segment(i, ids, guess, scores) for i in np.unique(ids[ids > 0]).tolist())
         frame = PanopticFrame(index, index / 10, guess.astype(np.uint8), ids.astype(np.int32), segments)
         instance = np.where(CITYSCAPES.is_thing[semantic] | (semantic == IGNORE), instance, 0)

@@ -269,6 +269,7 @@ def test_rows_and_dictionary():
             "sq": scores.panoptic.per_class["car"].sq,
             "rq": scores.panoptic.per_class["car"].rq,
             "vpq": np.mean([scores.vpq_windows[n].per_class["car"].pq for n in (1, 2, 3, 4)]),
+            "pq_dagger": scores.panoptic.per_class["car"].pq,
         }
     )
     assert rows["bus"]["iou"] is None

@@ -221,7 +221,7 @@ def test_further_means():
 
 @pytest.mark.parametrize("name", ["miou", "classes", "rows", "vc8", "vpq_2", "pq_things", "extra"])
 def test_further_means_take_no_name_that_is_in_use(name):
-    with pytest.raises(UserError, match=f"cannot be called '{name}', which is another score's name; try miou13"):
+    with pytest.raises(UserError, match=f"cannot be called '{name}', another score's name; try miou13"):
         VideoEvaluator(CITYSCAPES, means={name: ["road"]})
 
 
@@ -257,8 +257,8 @@ def test_frames_without_labels_have_no_quality_and_frames_of_void_an_undefined_o
 
 
 def test_a_frame_without_labels_parts_the_windows_of_constancy(frames):
-    """Ten labelled frames have the windows that start at 0 and 1; with a gap they are two videos of five."""
-    for gap, windows in ((None, 2), (5, 0), (1, 1), (0, 1), (LONG - 1, 1)):
+    """A stretch of n labelled frames has n - 8 windows of 8, as a video of n frames has."""
+    for gap, windows in ((None, 2), (5, 0), (1, 0), (0, 1), (LONG - 1, 1)):
         evaluator = everything()
         for index, item in enumerate(frames[:LONG]):
             evaluator.update(item.frame, item.semantic, item.instance, labelled=index != gap)
@@ -321,7 +321,8 @@ PANOPTIC_FAMILY = ("pq", "sq", "rq", "vpq", "pq_dagger", "boundary_pq")
 def test_ignored_classes_are_void_to_all_but_the_panoptic_qualities(frames):
     ignored, void = score(frames, unscored="ignored"), score([ignoring(item) for item in frames])
     counted = score(frames)
-    kept = [name for name in ignored.headline() if not name.startswith(PANOPTIC_FAMILY)]
+    assert ignored.id_switches == counted.id_switches, "objects of every class count"
+    kept = [name for name in ignored.headline() if not name.startswith((*PANOPTIC_FAMILY, "id_switches"))]
     assert {"miou", "miou_categories", "iiou", "iiou_categories", "ap_coco", "ap_cityscapes", "vc8", "stq"} <= {*kept}
     for name in kept:
         assert ignored.headline()[name] == void.headline()[name], name
@@ -388,7 +389,8 @@ def assert_equal_scores(first, second):
         assert flat(other)[key] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), key
     for name in ("coco", "cityscapes"):
         assert one["extra"][name] == other["extra"][name]
-    assert (first.miou, first.means, first.categories) == (second.miou, second.means, second.categories)
+    assert (first.miou, first.means) == (second.miou, second.means)
+    assert one["categories"] == other["categories"]
 
 
 def flat(data, prefix=""):
@@ -401,11 +403,11 @@ def flat(data, prefix=""):
     return leaves
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.data())
 def test_however_the_videos_are_shared_the_scores_are_those_of_one_process(data):
-    lengths = data.draw(st.lists(st.sampled_from([1, 3, 10]), min_size=1, max_size=5))
-    processes = data.draw(st.integers(1, 4))
+    lengths = data.draw(st.lists(st.sampled_from([1, 3, 9]), min_size=1, max_size=4))
+    processes = data.draw(st.integers(1, 3))
     owner = [data.draw(st.integers(0, processes - 1)) for _ in lengths]
     options = {
         "scored_classes": data.draw(st.sampled_from([None, SIXTEEN])),

@@ -210,7 +210,7 @@ def test_an_empty_split(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no data at .*gone; give an existing path"):
+    with pytest.raises(InputError, match=r"no data at .*gone; give an existing path"):
         run_check(section_for("cityscapes", tmp_path / "gone", None), jobs=1)
 
 
