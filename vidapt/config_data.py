@@ -24,6 +24,7 @@ class Section(BaseModel):
 class DataSection(Section):
     """What every kind of data offers."""
 
+    kind: str
     weight: float = Field(1.0, gt=0, description="Share of the clips that are drawn from it, where source is a list.")
     mapping: str | None = Field(
         None, description="Class mapping into the space that is trained or scored: a name or a file; null finds it."

@@ -145,11 +145,22 @@ def parse_yaml(text: str, origin: str) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two mappings key by key; a section whose ``kind`` changes is replaced whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        merged[key] = merge(merged[key], value) if _same_section(merged.get(key), value) else value
-    return merged
+    """Merge two mappings key by key; a section whose ``kind`` changes is replaced whole.
+
+    A mapping over a list changes the entries that its keys number, as ``--set source.1.root=DIR`` does.
+    """
+    return dict(base) | {key: _merge_values(base.get(key), value) for key, value in over.items()}
+
+
+def _merge_values(old: Any, new: Any) -> Any:
+    if isinstance(old, list) and isinstance(new, Mapping):
+        places = [str(place) for place in range(len(old))]
+        if new and set(new) <= set(places):
+            return [
+                _merge_values(value, new[place]) if place in new else value
+                for place, value in zip(places, old, strict=True)
+            ]
+    return merge(old, new) if _same_section(old, new) else new
 
 
 def _same_section(old: object, new: object) -> bool:

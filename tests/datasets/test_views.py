@@ -1,5 +1,6 @@
 """Data sets seen through something: without labels, relabelled, with ignored rows, and several as one."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from tests.datasets.miniature import cityscapes, synthia_seq
 from vidapt.clip import Clip, PanopticTarget, collate
 from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.synthia_seq import SynthiaSeq
-from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, Unlabelled
-from vidapt.errors import ConfigError
+from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
+from vidapt.errors import ConfigError, InputError
 from vidapt.labels import CITYSCAPES, LabelClass, LabelSpace, find_space
 from vidapt.mapping import find_mapping
 from vidapt.transforms import TrainTransform, crop_clip, flip_clip, pad_clip, resize_clip
@@ -206,6 +207,69 @@ def test_batches_stack_ignored_rows() -> None:
     assert batch.ignored.shape == (2, 2, 20, 30)
     assert batch.ignored.flatten(1).sum(1).tolist() == [2 * 2 * 30, 0]
     assert collate([Rows()[0], Rows()[1]], [0, 1]).ignored is None
+
+
+# --- damage that shows only when a clip is read
+
+
+class Damaged(Rows):
+    """Six clips, some of which cannot be read."""
+
+    def __init__(self, *damaged: int) -> None:
+        super().__init__()
+        self.damaged = damaged
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Clip:
+        if not 0 <= index < 6:
+            raise IndexError(index)
+        if index in self.damaged:
+            raise InputError(f"frame{index}.png cannot be read")
+        return super().__getitem__(index)
+
+
+def read_by(dataset: object) -> list[str]:
+    return [dataset[index].video for index in range(6)]  # type: ignore[index]
+
+
+def test_whole_clips_pass_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view = SkipDamaged(Damaged(), tmp_path / "damaged.jsonl")
+    assert (len(view), view.label_space) == (6, None)
+    assert read_by(view) == ["v0", "v1", "v2", "v3", "v4", "v5"]
+    assert not (tmp_path / "damaged.jsonl").exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_next_clip_takes_the_place_of_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "damaged.jsonl"
+    assert read_by(SkipDamaged(Damaged(1, 2, 5), record)) == ["v0", "v3", "v3", "v3", "v4", "v0"]
+    noted = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [entry["clip"] for entry in noted] == [1, 2, 2, 5]
+    assert noted[0]["reason"] == "frame1.png cannot be read"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "left out clip 1: frame1.png cannot be read"
+    assert len(said) == 4
+
+
+def test_a_record_is_not_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert SkipDamaged(Damaged(0), None)[0].video == "v1"
+    assert "frame0.png" in capsys.readouterr().err
+
+
+def test_nothing_can_be_read() -> None:
+    with pytest.raises(InputError, match="no clip of the data set can be read; list what is wrong with 'vidapt data"):
+        SkipDamaged(Damaged(*range(6)), None)[2]
+
+
+def test_other_errors_are_not_hidden() -> None:
+    class Broken(Rows):
+        def __getitem__(self, index: int) -> Clip:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        SkipDamaged(Broken(), None)[0]
 
 
 # --- several as one

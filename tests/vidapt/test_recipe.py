@@ -235,11 +235,11 @@ def test_set_on_a_file(tmp_path: Path) -> None:
         ({"training": {"stepz": 3}}, "unknown key 'training.stepz'; did you mean 'steps'? allowed: steps, batch"),
         (
             {"source": {"kind": "street_world", "sed": 3}},
-            "unknown key 'source.sed'; did you mean 'seed'? allowed: weight, mapping, ignored_rows, kind, seed, videos",
+            "unknown key 'source.sed'; did you mean 'seed'? allowed: kind, weight, mapping, ignored_rows, seed, videos",
         ),
         (
             {"target": {"kind": "videos", "root": "v", "hight": 3}},
-            "unknown key 'target.hight'; did you mean 'height'? allowed: weight, mapping, ignored_rows, kind, root, height",
+            "unknown key 'target.hight'; did you mean 'height'? allowed: kind, weight, mapping, ignored_rows, root, height",
         ),
         ({"source": {"kind": "street_word"}}, "source.kind: unknown kind 'street_word'; did you mean 'street_world'?"),
         ({"source": {"seed": 3}}, "source: 'kind' is missing; allowed: street_world, videos"),
@@ -248,7 +248,7 @@ def test_set_on_a_file(tmp_path: Path) -> None:
         ({"source": []}, "source: Tuple should have at least 1 item"),
         (
             {"source": [{"kind": "synthia", "root": "s"}, {"kind": "gta5", "root": "g", "fits": [2, 3]}]},
-            "unknown key 'source.1.fits'; did you mean 'fit'? allowed: weight",
+            "unknown key 'source.1.fits'; did you mean 'fit'? allowed: kind, weight",
         ),
         ({"source": [{"kind": "synthi"}]}, "source.0.kind: unknown kind 'synthi'; did you mean 'synthia'?"),
         ({"source": [{"root": "x"}]}, "source.0: 'kind' is missing; allowed: street_world, videos"),

@@ -74,11 +74,10 @@ def _boxes(ids: NDArray[np.int32], present: NDArray[np.int32]) -> list[list[int]
     place = np.searchsorted(present, ids)
     height, width = ids.shape
     found = []
-    touched = [np.zeros((present.size, size), bool) for size in (height, width)]
-    rows, columns = np.indices(ids.shape, sparse=True)
-    touched[0][place, rows] = True
-    touched[1][place, columns] = True
-    for in_rows, in_columns in zip(*touched, strict=True):
+    rows, columns = (np.zeros((present.size, size), bool) for size in (height, width))
+    rows[place, np.arange(height)[:, None]] = True
+    columns[place, np.arange(width)] = True
+    for in_rows, in_columns in zip(rows, columns, strict=True):
         y, x = np.flatnonzero(in_rows), np.flatnonzero(in_columns)
         found.append([int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)])
     return found

@@ -70,7 +70,7 @@ def build_stored(data: StoredData, *, clip_length: int = 1, interval: int = 1, l
 
     names = ("height", "fit", "trim", "every", "context", "videos", "cache")
     options = ReadOptions(**{name: getattr(data, name) for name in names})
-    clips = {"clip_length": clip_length, "interval": interval, "labelled": labelled}
+    clips: dict[str, Any] = {"clip_length": clip_length, "interval": interval, "labelled": labelled}
     return find_dataset(data.kind)(find_root(data.root), data.split, **clips, options=options, **data.own_options())
 
 
@@ -130,7 +130,7 @@ def training_source(
         UserError: If files are missing, damaged ones are to be refused, or no class can be mapped.
     """
     sections = sections_of(source)
-    clips = {"clip_length": clip_length, "interval": interval}
+    clips: dict[str, Any] = {"clip_length": clip_length, "interval": interval}
     built = (_checked(data, build_dataset(data, **clips)) for data in sections)
     mapped = (in_space(dataset, space, data.mapping) for data, dataset in zip(sections, built, strict=True))
     datasets = [_skipping(data, dataset, skipped) for data, dataset in zip(sections, mapped, strict=True)]
@@ -150,7 +150,7 @@ def training_target(data: Data, *, clip_length: int, interval: int, skipped: Pat
 
 def sections_of(source: Data | Sequence[Data]) -> list[Data]:
     """The data sections of a recipe's ``source``, which is one or a list."""
-    return list(source) if isinstance(source, list | tuple) else [source]
+    return list(source) if isinstance(source, Sequence) else [source]
 
 
 def _checked(data: Data, dataset: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -115,8 +115,9 @@ def _parts(dataset: Any) -> list[Any]:
 
 
 def _unwrapped(dataset: Any, views: tuple[type, ...]) -> Any:
-    while isinstance(dataset, views):
-        dataset = dataset.dataset
+    inner = dataset
+    while isinstance(inner, views):
+        dataset = inner = dataset.dataset
     return dataset
 
 
@@ -204,20 +205,50 @@ def _measure(
         return collate(clips, list(range(trial.batch))).to(device)
 
     source, target = batch(datasets[0]), batch(datasets[1])
-    before, seconds = _memory(device), 0.0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds, kept = 0.0, _Kept(step.network)
     for _ in range(2):
-        seconds = _timed(lambda: [loss.backward() for _, loss in step.losses(source, target) if loss.requires_grad])
+        seconds = _timed(lambda: kept.backward(step.losses(source, target)))
         step.network.zero_grad(set_to_none=True)
-    return seconds * trial.factor, before + (_memory(device) - before) * trial.factor
+    return seconds * trial.factor, _memory(step.network, kept.most * trial.factor, device)
 
 
-def _memory(device: torch.device) -> float:
-    """Largest use of memory so far in MB."""
-    from vidapt.io.writer import peak_memory_bytes
+def _memory(network: PanopticNetwork, kept: float, device: torch.device) -> float:
+    """Memory of a step in MB: as measured on a GPU; else what is in use, three times the weights and what is kept.
+
+    The largest use of a process never falls, so that on a CPU it would tell of whatever ran before.
+    """
+    from vidapt.io.segmentation_folder import peak_memory_bytes
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return sum(peak_memory_bytes().values()) / 1e6
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    return (peak_memory_bytes()["host"] + 3 * weights + kept) / 1e6
+
+
+class _Kept:
+    """Counts the bytes that autograd keeps for the backward pass of a graph; ``most`` is the largest of all graphs."""
+
+    def __init__(self, network: PanopticNetwork) -> None:
+        self.most = 0
+        self._sizes: dict[int, int] = {}
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+
+    def backward(self, losses: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Run each graph backward in turn."""
+        with torch.autograd.graph.saved_tensors_hooks(self._add, lambda tensor: tensor):
+            for _, loss in losses:
+                if loss.requires_grad:
+                    loss.backward()
+                    self.most = max(self.most, sum(self._sizes.values()))
+                    self._sizes.clear()
+
+    def _add(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._weights:
+            self._sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -73,9 +73,8 @@ def class_table(scores: ScoreData, *, title: str = "") -> Table:
         title: Words above the table.
     """
     columns = _columns(scores)
-    look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": SIMPLE_HEAD}
-    look |= {"pad_edge": False, "collapse_padding": True}
-    table = Table(title=Text(title) if title else None, caption=Text(protocol_line(scores)), **look)
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    table = Table(title=Text(title) if title else None, title_justify="left", **look)
     for column in _ROW_HEAD:
         table.add_column(column, no_wrap=True)
     for column in columns:
@@ -117,7 +116,7 @@ def _averaged(scores: ScoreData, column: str) -> str:
     averaged = scores.get("averaged") or {}
     names = [f"vpq_{length}" for length in scores.get("windows", ())] if column == "vpq" else _AVERAGED.get(column)
     counts = sorted({len(averaged[name]) for name in names or (column,) if name in averaged})
-    return "-".join(str(count) for count in (counts[:1] + counts[-1:] if len(counts) > 1 else counts))
+    return "-".join(str(count) for count in counts[:1] + counts[1:][-1:])
 
 
 def protocol_line(scores: ScoreData) -> str:
@@ -141,8 +140,7 @@ def protocol_line(scores: ScoreData) -> str:
     undefined = [name for name in scored if name not in averaged]
     if undefined:
         line += f"; IoU is undefined and not averaged for {', '.join(undefined)}"
-    protocol = scores.get("protocol")
-    return f"{protocol}: {line}" if protocol else line
+    return line
 
 
 def class_rows_csv(scores: ScoreData) -> str:

@@ -17,7 +17,7 @@ from vidapt.evaluation.histogram import frame_histogram, predicted_codes, target
 from vidapt.evaluation.panoptic import match_segments, matchable_pairs
 from vidapt.evaluation.runner import FrameQuality
 from vidapt.io.images import resize_image, resize_label
-from vidapt.io.overlay import contact_sheet, label_picture, titled
+from vidapt.io.overlay import OUTLINE, contact_sheet, label_picture, titled
 from vidapt.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -133,8 +133,23 @@ def _panels(
     grey = np.repeat(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 60, 3, axis=2)
     for value, colour in ((1, WRONG_CLASS), (2, WRONG_SEGMENT)):
         grey[errors == value] = colour
-    labels = (label_picture(resize_label(part, HEIGHT), space.palette) for part in (target[0], frame.semantic))
-    return (small, *labels, grey)
+    semantic, instance = target
+    things = np.isin(frame.ids, [segment.id for segment in frame.segments if segment.is_thing])
+    objects = None if instance is None else np.where(space.is_thing[semantic], instance, 0)
+    found = None if instance is None else np.where(things, frame.ids, 0)
+    return (small, _label_panel(semantic, objects, space), _label_panel(frame.semantic, found, space), grey)
+
+
+def _label_panel(
+    semantic: NDArray[np.uint8], objects: NDArray[np.int32] | None, space: LabelSpace
+) -> NDArray[np.uint8]:
+    """Class colours, with outlines of ``objects`` (ids of single things, 0 elsewhere), which else run together."""
+    picture = label_picture(resize_label(semantic, HEIGHT), space.palette)
+    if objects is not None:
+        ids = resize_label(objects, HEIGHT)
+        for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+            picture[here][ids[here] != ids[there]] = OUTLINE
+    return picture
 
 
 def write_sheet(frames: Sequence[WorstFrame], path: Path) -> None:
@@ -154,5 +169,6 @@ def write_sheet(frames: Sequence[WorstFrame], path: Path) -> None:
 
 
 def _titles(frame: WorstFrame) -> tuple[str, ...]:
-    first = f"{frame.name}: {frame.metric} {100 * frame.score:.1f}"
+    # The score comes first: a narrow picture cuts the end off.
+    first = f"{frame.metric} {100 * frame.score:.1f}: {frame.name}"
     return (first, "target", "prediction", "errors: class red, segment orange")

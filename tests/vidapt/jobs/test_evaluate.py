@@ -13,9 +13,8 @@ from vidapt.errors import ConfigError, InputError, StorageError, UserError
 from vidapt.evaluation.scores import Scores
 from vidapt.io.segmentation_folder import read_segmentation
 from vidapt.io.writer import SegmentationWriter
-from vidapt.jobs import evaluate as job
-from vidapt.jobs.evaluate import evaluate
-from vidapt.jobs.scored_videos import evaluation_videos, labelled_frames
+from vidapt.jobs.evaluate import evaluate as run_evaluation
+from vidapt.jobs.scored_videos import evaluation_videos, is_generated, labelled_frames
 from vidapt.labels import CAMVID, CITYSCAPES, CITYSCAPES_TO_CAMVID, LabelSpace
 from vidapt.segmenter import load
 
@@ -37,6 +36,11 @@ def segment_all(recipe: Recipe, weights: Path, out: Path, space: LabelSpace | No
             for frame, image in zip(segmenter.segment(images), images, strict=True):
                 writer.write(frame, image)
     return out
+
+
+def evaluate(recipe: Recipe, **options: Any) -> Scores:
+    """In this process: others take seconds to start."""
+    return run_evaluation(recipe, jobs=1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +115,7 @@ def test_missing_frames_and_videos_are_named(recipe: Recipe, predictions: Path, 
     first, second = evaluation_videos(recipe.evaluation).videos
     short = scored_recipe(frames=3)
     segment_all(short, weights, tmp_path / "short")
-    with pytest.raises(InputError, match=rf"{first} has no prediction for frame 3 of {first}"):
+    with pytest.raises(InputError, match=rf"{first} has no prediction for frame 3 \({first}/000003\); segment all"):
         evaluate(recipe, predictions=tmp_path / "short")
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / first).symlink_to(predictions / first)
@@ -248,5 +252,5 @@ def test_unlabelled_footage_cannot_be_scored(weights: Path, tmp_path: Path) -> N
 
 
 def test_generated_footage_is_known_as_such(recipe: Recipe) -> None:
-    assert job.is_generated(recipe.evaluation)
-    assert not job.is_generated(None)
+    assert is_generated(recipe.evaluation)
+    assert not is_generated(None)

@@ -69,7 +69,6 @@ def test_old_scores_print():
     assert cells(text, "things") == ["20.0"]
     assert cells(text, "stuff") == ["40.0"]
     assert "categories" not in text
-    assert protocol_line(OLD) in text
     assert score_row(OLD) == ("55.0", "30.0", "-", "-", "-")
 
 
@@ -144,7 +143,6 @@ def test_class_names_are_no_markup():
         ({"unscored": "ignored"}, "mean over 2 of 3 classes of toy, without train (their pixels are ignored)"),
         ({"classes": ["road", "car", "train"]}, "mean over all 3 classes of toy; IoU is undefined and not averaged"),
         ({"averaged": {"miou": ["car"]}}, "without train; IoU is undefined and not averaged for road"),
-        ({"protocol": "VIPER to Cityscapes"}, "VIPER to Cityscapes: mean over 2 of 3 classes of toy, without train"),
     ],
 )
 def test_line_about_the_protocol(changed, line):

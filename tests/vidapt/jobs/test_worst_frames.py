@@ -213,8 +213,34 @@ def test_panels_show_errors_at_the_wrong_pixels_only() -> None:
         np.testing.assert_array_equal((errors == colour).all(-1), expected == value)
     assert (np.ptp(errors[expected == 0], axis=-1) == 0).all(), "the rest is grey"
     np.testing.assert_array_equal(picture, image)
-    np.testing.assert_array_equal(labels, CITYSCAPES.palette[target[0]])
-    np.testing.assert_array_equal(prediction, CITYSCAPES.palette[frame.semantic])
+    objects, found = target[1], np.where(frame.ids >= 300, frame.ids, 0)
+    np.testing.assert_array_equal(labels, outlined(target[0], objects))
+    np.testing.assert_array_equal(prediction, outlined(frame.semantic, found))
+    assert (labels == 255).all(-1).any()
+
+
+def outlined(semantic: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Class colours; white where the object differs from that to the right or below."""
+    picture = CITYSCAPES.palette[semantic]
+    for y, x in np.ndindex(ids.shape):
+        right, below = ids[y, min(x + 1, ids.shape[1] - 1)], ids[min(y + 1, ids.shape[0] - 1), x]
+        if ids[y, x] != right or ids[y, x] != below:
+            picture[y, x] = 255
+    return picture
+
+
+def test_neighbouring_objects_of_one_class_are_told_apart() -> None:
+    """By outlines, in target and prediction; without instances there are none."""
+    image, (semantic, instance), _ = scene()
+    semantic[:], instance[:, :150], instance[:, 150:] = CAR, 1, 2
+    frame = frame_of(np.where(np.arange(HEIGHT)[:, None] < 80, 300, np.full(semantic.shape, 301)), {300: CAR, 301: CAR})
+    frames = WorstFrames(2, CITYSCAPES)
+    frames.add("with", FrameQuality(0.1, 0.1), image, (semantic, instance), frame)
+    frames.add("without", FrameQuality(0.2, None), image, (semantic, None), frame)
+    first, second = (found.panels for found in frames.worst_first())
+    assert np.unique(np.flatnonzero((first[1] == 255).all(-1).all(0))).tolist() == [149]
+    assert np.unique(np.flatnonzero((first[2] == 255).all(-1).all(1))).tolist() == [79]
+    assert not any((panel == 255).all(-1).any() for panel in second[1:3])
 
 
 def test_panels_of_large_frames_are_scaled_alike() -> None:
