@@ -5,14 +5,13 @@ Label pictures are palette pictures whose index is the Cityscapes label id.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
-from vidapt.io.images import read_ids, resize_label_to
+from vidapt.io.images import picture_size, read_ids, resize_label_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,14 +58,9 @@ class Gta5(StoredDataset):
         """Read palette indices; scale them where another size is known."""
         semantic = read_ids(self.root / frame.labels[0])
         if self.scales_label(frame):
-            semantic = resize_label_to(semantic, _picture_size(self.root / frame.image))
+            semantic = resize_label_to(semantic, picture_size(self.root / frame.image))
         return semantic, np.zeros(semantic.shape, np.int32)
 
 
 def _still(number: int, image: PurePosixPath) -> Video:
     return Video(image.stem, (Frame(image.stem, str(image), (f"labels/{image.name}",), number=number),))
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.height, picture.width

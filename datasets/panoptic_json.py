@@ -21,6 +21,7 @@ from vidapt.clip import IGNORE
 from vidapt.datasets.stored import Problem, stamp
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import ID_LIMIT, encode_ids
+from vidapt.io.images import read_channels
 from vidapt.io.segmentation_folder import encode_png
 
 if TYPE_CHECKING:
@@ -310,35 +311,25 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: If it is missing, damaged, grey or has 16 bits.
     """
-    picture = _read_channels(path)
+    picture = _read_bytes(path)
     order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return np.asarray(cv2.cvtColor(picture, order), np.uint8)
 
 
 def read_ids(path: Path) -> NDArray[np.int32]:
     """Read a picture of segment ids as int32 (H,W); errors as in ``read_colours``."""
-    picture = _read_channels(path)
+    picture = _read_bytes(path)
     order = cv2.COLOR_BGR2RGBA if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     ids = np.asarray(cv2.cvtColor(picture, order)).view("<i4")[..., 0]
     return np.bitwise_and(ids, ID_LIMIT - 1, out=ids, dtype=np.int32)
 
 
-def _read_channels(path: Path) -> NDArray[np.uint8]:
+def _read_bytes(path: Path) -> NDArray[np.uint8]:
     """The channels as OpenCV orders them: blue, green, red, alpha."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as a label picture: {error.strerror or error}") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if picture is None:
-        raise InputError(f"{path} cannot be read as a label picture: it is damaged or no known image format")
-    channels = 1 if picture.ndim == 2 else picture.shape[2]
-    if channels not in (3, 4) or picture.dtype != np.uint8:
-        raise InputError(
-            f"{path} has {channels} channels of {8 * picture.itemsize} bits; its labels are stored in the colours red, "
-            "green and blue of 8 bits each"
-        )
-    return np.asarray(picture)
+    picture = read_channels(path)
+    if picture.dtype != np.uint8:
+        raise InputError(f"{path} has {8 * picture.itemsize} bits per channel; its labels are colours of 8 bits each")
+    return picture
 
 
 def find_segments(ids: NDArray[np.int32], listed: NDArray[np.int32], path: Path) -> NDArray[np.unsignedinteger[Any]]:

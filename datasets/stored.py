@@ -23,6 +23,7 @@ from vidapt.io.images import (
     IMAGE_SUFFIXES,
     fitted_size,
     natural_key,
+    picture_size,
     read_image,
     resize_image_to,
     resize_label_to,
@@ -201,6 +202,9 @@ class StoredDataset(ClipDataset):
     space: ClassVar[str]
     """Name of the label space of the stored ids."""
 
+    split_has_labels: bool = False
+    """True if the split has label files, whether or not they are read."""
+
     index_problems: tuple[Problem, ...] = ()
     """What ``find_videos`` found wrong in the index itself, such as a JSON entry twice; those frames are left out."""
 
@@ -263,9 +267,11 @@ class StoredDataset(ClipDataset):
                 f"{self.card.title} split {self.split!r} in {self.root} holds no frames; expected files:\n"
                 f"{self.card.layout}"
             )
+        _refuse_same_names(found)
+        self.split_has_labels = any(frame.labels for video in found for frame in video.frames)
         if not self.labelled:
             return [_without_labels(video) for video in found]
-        if not any(frame.labels for video in found for frame in video.frames):
+        if not self.split_has_labels:
             raise InputError(
                 f"{self.card.title} split {self.split!r} in {self.root} has pictures but no labels; use it as an "
                 f"unlabelled target, or add the label files:\n{self.card.layout}"
@@ -322,6 +328,16 @@ class StoredDataset(ClipDataset):
         labels = self.read_checked(frame, (image.shape[0], image.shape[1])) if frame.labels else None
         return self._scaled(image, labels)
 
+    def read_frame_labels(self, frame: Frame) -> Labels:
+        """Read, check and scale the labels of a frame without decoding its picture, whose head gives the size.
+
+        Raises:
+            InputError: If a file is missing or damaged, sizes differ or an id is not in the table.
+        """
+        labels = self.read_checked(frame, picture_size(self.root / frame.image))
+        rows, size = self._target_size(labels.semantic.shape[0], labels.semantic.shape[1])
+        return _scaled_labels(labels, rows, size)
+
     def _assemble(self, video: int, positions: Sequence[int], samples: Sequence[Sample]) -> Clip:
         clip = super()._assemble(video, positions, samples)
         # Clips of one data set must be alike: one between two labelled frames has a target that says nothing.
@@ -376,18 +392,24 @@ class StoredDataset(ClipDataset):
         return self._own_ids.table[semantic]
 
     def _scaled(self, image: NDArray[np.uint8], labels: Labels | None) -> Sample:
+        rows, size = self._target_size(image.shape[0], image.shape[1])
+        scaled = None if labels is None else _scaled_labels(labels, rows, size)
+        return Sample(np.ascontiguousarray(resize_image_to(image[rows], size)), scaled)
+
+    def _target_size(self, height: int, width: int) -> tuple[slice, tuple[int, int]]:
+        """The rows that are kept of a stored picture, and the size (H, W) that they are scaled to."""
         top, bottom = self.options.trim
-        rows = slice(top, image.shape[0] - bottom)
-        if top + bottom >= image.shape[0]:
-            raise InputError(f"trim [{top}, {bottom}] leaves no row of pictures that are {image.shape[0]} rows high")
-        image = image[rows]
-        stored = (image.shape[0], image.shape[1])
+        if top + bottom >= height:
+            raise InputError(f"trim [{top}, {bottom}] leaves no row of pictures that are {height} rows high")
+        stored = (height - top - bottom, width)
         box = self.options.fit
         size = scaled_size(stored, self.options.height) if box is None else fitted_size(stored, box)
-        if labels is not None:
-            semantic, instance = (resize_label_to(field[rows], size) for field in (labels.semantic, labels.instance))
-            labels = Labels(np.ascontiguousarray(semantic), np.ascontiguousarray(instance))
-        return Sample(np.ascontiguousarray(resize_image_to(image, size)), labels)
+        return slice(top, height - bottom), size
+
+
+def _scaled_labels(labels: Labels, rows: slice, size: tuple[int, int]) -> Labels:
+    semantic, instance = (resize_label_to(part[rows], size) for part in (labels.semantic, labels.instance))
+    return Labels(np.ascontiguousarray(semantic), np.ascontiguousarray(instance))
 
 
 @dataclass(frozen=True)
@@ -412,6 +434,14 @@ def _id_table(space: LabelSpace) -> _IdTable:
     for index, label in enumerate(space.classes):
         table[index] = IGNORE if label.is_void else index
     return _IdTable(np.array([*range(len(space)), IGNORE]), table)
+
+
+def _refuse_same_names(videos: list[Video]) -> None:
+    seen: dict[str, str] = {}
+    for frame in (frame for video in videos for frame in video.frames):
+        other = seen.setdefault(frame.name, frame.image)
+        if other != frame.image:
+            raise InputError(f"{other} and {frame.image} are both frame {frame.name!r}; remove or rename one")
 
 
 def _spread(videos: list[Video], count: int | None) -> list[Video]:

@@ -10,8 +10,10 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidapt.clip import IGNORE, Clip, PanopticTarget
 from vidapt.errors import ConfigError, InputError
@@ -58,10 +60,10 @@ class Relabelled:
         self.dataset = dataset
         self.mapping = mapping
         self.label_space: LabelSpace | None = space
-        self._table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
-        self._table[: len(own)] = torch.from_numpy(mapping.table[: len(own)])
-        self._is_thing = torch.from_numpy(space.is_thing)
-        self._was_thing = torch.from_numpy(own.is_thing)
+        self._table = np.full(IGNORE + 1, IGNORE, np.uint8)
+        self._table[: len(own)] = mapping.table[: len(own)]
+        self._keeps_id = space.is_thing[self._table]
+        self._keeps_id_if_ignored = self._keeps_id | ((self._table == IGNORE) & own.is_thing)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -98,11 +100,16 @@ class Relabelled:
             keep_ignored_things: Keep the ids of things whose class has no counterpart (caravans and trailers), because
                 the Cityscapes instance scorer does not treat them as void.
         """
-        semantic = self._table[target.semantic.long()]
-        kept = self._is_thing[semantic.long()]
-        if keep_ignored_things:
-            kept |= (semantic == IGNORE) & self._was_thing[target.semantic.long()]
-        return PanopticTarget(semantic, torch.where(kept, target.instance, 0), target.labelled)
+        own = target.semantic
+        keeps = self._keeps_id_if_ignored if keep_ignored_things else self._keeps_id
+        instance = target.instance * _look_up(keeps.astype(np.uint8), own)
+        return PanopticTarget(_look_up(self._table, own), instance, target.labelled)
+
+
+def _look_up(table: NDArray[np.uint8], labels: Tensor) -> Tensor:
+    """uint8 (...,H,W) of ``table`` (256,) at each label; OpenCV does it many times faster than indexing."""
+    flat = np.ascontiguousarray(labels.numpy()).reshape(-1, labels.shape[-1])
+    return torch.from_numpy(np.asarray(cv2.LUT(flat, table)).reshape(labels.shape))
 
 
 class IgnoredRows:

@@ -279,6 +279,14 @@ class Recipe(Section):
     scoring: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
+    def _rows_are_ignored_on_the_target(self) -> Recipe:
+        sources = self.source if isinstance(self.source, tuple) else (self.source,)
+        labelled = [*sources, *filter(None, (self.validation, self.evaluation, self.upper_bound))]
+        if any(any(data.ignored_rows) for data in labelled):
+            raise ValueError("ignored_rows concern pseudo-labels; give them to the target only")
+        return self
+
+    @model_validator(mode="after")
     def _method_needs_target(self) -> Recipe:
         if self.method is not None and self.target is None:
             raise ValueError("method needs a target: set target, or method: null for training on source labels only")

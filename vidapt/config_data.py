@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -35,7 +35,7 @@ class DataSection(Section):
 
     def own_options(self) -> dict[str, Any]:
         """The keys that only this kind has, for the data set that reads it."""
-        shared = {*type(self).__bases__[0].model_fields, "kind"}  # type: ignore[attr-defined]
+        shared = (StoredData if isinstance(self, StoredData) else DataSection).model_fields
         return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
 
 
@@ -123,11 +123,17 @@ class CityscapesVpsData(StoredData):
     kind: Literal["cityscapes_vps"] = "cityscapes_vps"
 
 
+def _fog_density(value: float) -> float:
+    if value not in (0.005, 0.01, 0.02):
+        raise ValueError("Input should be 0.005, 0.01 or 0.02")
+    return value
+
+
 class FoggyCityscapesData(StoredData):
     """Foggy Cityscapes: Cityscapes with rendered fog."""
 
     kind: Literal["foggy_cityscapes"] = "foggy_cityscapes"
-    beta: float = Field(0.02, description="Fog density: 0.005, 0.01 or 0.02.")
+    beta: Annotated[float, AfterValidator(_fog_density)] = Field(0.02, description="0.005, 0.01 or 0.02.")
     instances: bool = Field(True, description="false reads semantic labels only.")
 
 

@@ -111,9 +111,12 @@ def load_section(data: Mapping[str, Any], overrides: Sequence[str], origin: str)
     """Check a data section on its own; ``overrides`` are ``key=value`` texts as ``--set`` takes them.
 
     Raises:
-        ConfigError: On the first key or value that does not fit; it is named as the source of a recipe would be.
+        ConfigError: On the first key or value that does not fit.
     """
-    recipe = build_recipe({"source": _set_all(dict(data), overrides)}, origin)
+    try:
+        recipe = build_recipe({"source": _set_all(dict(data), overrides)}, origin)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("source.", "", 1)) from None
     if isinstance(recipe.source, tuple):
         raise ConfigError(f"{origin}: one data section is wanted, not a list")
     return recipe.source

@@ -368,10 +368,10 @@ def test_pictures_that_hold_no_ids_are_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"x\.png cannot be read as a label picture: it is damaged or no known"):
             read_ids(path)
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(path)
-    with pytest.raises(InputError, match=r"x\.png has 1 channels of 8 bits; its labels are stored in the colours"):
+    with pytest.raises(InputError, match=r"x\.png has one channel per pixel; its labels are stored in colours"):
         read_ids(path)
     assert cv2.imwrite(str(path), np.zeros((3, 4, 3), np.uint16))
-    with pytest.raises(InputError, match=r"x\.png has 3 channels of 16 bits"):
+    with pytest.raises(InputError, match=r"x\.png has 16 bits per channel; its labels are colours of 8 bits"):
         read_ids(path)
 
 

@@ -39,45 +39,53 @@ def panoptic_labels(
     Raises:
         ValueError: If an instance id is negative or too large for a picture of three bytes, or has two classes.
     """
-    single = is_thing[semantic] & (instance > 0)
     low, high = int(instance.min(initial=0)), int(instance.max(initial=0))
     if low < 0 or high >= ID_LIMIT - FIRST_THING_ID:
         raise ValueError(f"instance ids must be 0..{ID_LIMIT - FIRST_THING_ID - 1}, got {low}..{high}")
-    ids = np.where(semantic == IGNORE, 0, semantic.astype(np.int32) + 1)
-    ids = np.where(single, instance + FIRST_THING_ID, ids).astype(np.int32)
-    present, first, areas = np.unique(ids, return_index=True, return_counts=True)
-    boxes = _boxes(ids, present)
-    segments = []
-    for index, (panoptic_id, area) in enumerate(zip(present.tolist(), areas.tolist(), strict=True)):
-        if panoptic_id == 0:
-            continue
-        category = int(semantic.reshape(-1)[first[index]])
-        crowd = bool(is_thing[category]) and panoptic_id < FIRST_THING_ID
-        segments.append(
-            {"id": panoptic_id, "category_id": category, "area": area, "bbox": boxes[index], "iscrowd": int(crowd)}
-        )
-    _check_classes(ids, semantic, segments)
-    return ids, segments
+    # Runs of equal pixels are a hundredth of the pixels: all rules are applied to those.
+    start, length = _runs(instance.astype(np.int64) * 256 + semantic)
+    category, own = semantic.reshape(-1)[start].astype(np.int64), instance.reshape(-1)[start].astype(np.int64)
+    single = is_thing[category] & (own > 0)
+    codes = np.where(single, own + FIRST_THING_ID, np.where(category == IGNORE, 0, category + 1))
+    _refuse_two_classes(own[single], category[single])
+    present, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    areas = np.bincount(place, length, present.size).astype(int)
+    boxes = _boxes(start, length, place, semantic.shape[1])
+    segments = [
+        {
+            "id": panoptic_id,
+            "category_id": int(category[run]),
+            "area": area,
+            "bbox": box,
+            "iscrowd": int(panoptic_id < FIRST_THING_ID and bool(is_thing[category[run]])),
+        }
+        for panoptic_id, run, area, box in zip(present.tolist(), first, areas.tolist(), boxes, strict=True)
+        if panoptic_id
+    ]
+    return np.repeat(codes.astype(np.int32), length).reshape(semantic.shape), segments
 
 
-def _check_classes(ids: NDArray[np.int32], semantic: NDArray[np.uint8], segments: list[dict[str, Any]]) -> None:
-    known = np.array([0, *(item["id"] for item in segments)])
-    category = np.array([IGNORE, *(item["category_id"] for item in segments)])
-    wrong = category[np.searchsorted(known, ids)] != semantic
-    if wrong.any():
-        given = int(ids[wrong][0]) - FIRST_THING_ID
-        raise ValueError(f"instance {given} has pixels of several classes; instance ids must be unique over classes")
+def _runs(values: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Flat places (R,) where runs of equal pixels begin, none over the end of a row, and their lengths (R,)."""
+    begins = np.ones(values.shape, bool)
+    begins[:, 1:] = values[:, 1:] != values[:, :-1]
+    start = np.flatnonzero(begins)
+    return start, np.diff(start, append=values.size)
 
 
-def _boxes(ids: NDArray[np.int32], present: NDArray[np.int32]) -> list[list[int]]:
-    """x, y, width, height of each present id, by the rows and columns that it touches."""
-    place = np.searchsorted(present, ids)
-    height, width = ids.shape
-    found = []
-    rows, columns = (np.zeros((present.size, size), bool) for size in (height, width))
-    rows[place, np.arange(height)[:, None]] = True
-    columns[place, np.arange(width)] = True
-    for in_rows, in_columns in zip(rows, columns, strict=True):
-        y, x = np.flatnonzero(in_rows), np.flatnonzero(in_columns)
-        found.append([int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)])
-    return found
+def _refuse_two_classes(instances: NDArray[np.int64], category: NDArray[np.int64]) -> None:
+    pairs = np.unique(instances * 256 + category) // 256
+    twice = pairs[1:][pairs[1:] == pairs[:-1]]
+    if twice.size:
+        raise ValueError(f"instance {twice[0]} has pixels of several classes; instance ids must be unique over classes")
+
+
+def _boxes(start: NDArray[np.intp], length: NDArray[np.intp], place: NDArray[np.intp], width: int) -> list[list[int]]:
+    """x, y, width, height of each segment; ``place`` (R,) says which one a run belongs to."""
+    y, left = np.divmod(start, width)
+    count = int(place.max(initial=-1)) + 1
+    low, high = np.full((2, count), np.iinfo(np.intp).max), np.full((2, count), -1)
+    for axis, (begin, end) in enumerate(((left, left + length - 1), (y, y))):
+        np.minimum.at(low[axis], place, begin)
+        np.maximum.at(high[axis], place, end)
+    return np.concatenate([low, high - low + 1]).T.tolist()

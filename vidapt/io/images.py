@@ -87,6 +87,15 @@ def read_deep_colours(path: str | Path) -> NDArray[np.int32]:
     Raises:
         InputError: If the file is missing, damaged or has no colour channels.
     """
+    return np.ascontiguousarray(read_channels(path)[..., 2::-1], np.int32)
+
+
+def read_channels(path: str | Path) -> NDArray[Any]:
+    """Read a colour picture as it is stored: uint8 or uint16 (H,W,3) or (H,W,4) in OpenCV's order blue, green, red.
+
+    Raises:
+        InputError: If the file is missing, damaged or has no colour channels.
+    """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -99,7 +108,20 @@ def read_deep_colours(path: str | Path) -> NDArray[np.int32]:
         raise InputError(f"{path} cannot be read as a label picture: it is damaged or no known image format")
     if picture.ndim != 3 or picture.shape[2] not in (3, 4):
         raise InputError(f"{path} has one channel per pixel; its labels are stored in colours (red, green, blue)")
-    return np.ascontiguousarray(picture[..., 2::-1], np.int32)
+    return np.asarray(picture)
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Size (H, W) of a picture file, from its head alone.
+
+    Raises:
+        InputError: If the file is missing or its head is damaged.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except _UNREADABLE as error:
+        raise InputError(f"{path} cannot be read as an image: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

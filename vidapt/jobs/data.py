@@ -16,6 +16,7 @@ from vidapt.clip import IGNORE, Clip
 from vidapt.config import CamVidData, Data, LabelledFolderData, Recipe, StoredData, StreetWorldData, VideosData
 from vidapt.datasets.stored import ReadOptions, StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
+from vidapt.engine.distributed import rank
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import CITYSCAPES, LabelSpace
 from vidapt.mapping import find_mapping
@@ -160,7 +161,7 @@ def _checked(data: Data, dataset: Any) -> Any:
     from vidapt.datasets.integrity import describe_skipped, refuse_or_skip
 
     problems = refuse_or_skip(dataset, data.damaged)
-    if problems:
+    if problems and rank() == 0:
         print(f"{dataset.card.title}: {describe_skipped(problems)}", file=sys.stderr)
     return dataset
 

@@ -39,7 +39,7 @@ class Checked:
         frames: Frames found.
         key_frames: Frames that the official release labels.
         labelled: Frames with labels at hand.
-        expected: Official number of key frames, None if it is not certain.
+        expected: Official number of key frames, None if it is not certain or a selection of them was read.
         problems: Everything wrong; a frame may have several.
         pixels: Pixels by class name, "void" included.
         unmapped: Pixels of classes without a counterpart in Cityscapes, by class name.
@@ -85,10 +85,15 @@ def check(section: StoredData, *, jobs: int | None = None) -> Checked:
         frames=len(frames),
         key_frames=sum(frame.key for frame in frames),
         labelled=sum(bool(frame.labels) for frame in frames),
-        expected=dataset.card.splits[section.split],
+        expected=None if _is_selection(section) else dataset.card.splits[section.split],
         problems=tuple(problems),
         **_pixels(dataset, counts),
     )
+
+
+def _is_selection(section: StoredData) -> bool:
+    """True if the options leave out frames, so that the official number says nothing."""
+    return section.every > 1 or section.context is not None or section.videos is not None
 
 
 def _pixels(dataset: StoredDataset, counts: NDArray[np.int64]) -> dict[str, Any]:

@@ -81,7 +81,10 @@ def convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: 
     space = own if labels is None else find_space(labels)
     work = _Conversion(dataset, find_mapping(own, space, section.mapping).table, space, out / section.split)
     frames = labelled_frames(dataset)
-    journal = out / f".{section.split}.{_content_key(work, frames)}.jsonl"
+    path, key = out / f"{section.split}.json", _content_key(work, frames)
+    if _is_finished(path, key, work.folder):
+        return Converted(path, 0, len(frames))
+    journal = out / f".{section.split}.{key}.jsonl"
     done = _read_journal(journal, work.folder)
     rest = [frame for frame in frames if frame.name not in done]
     kept = len(done)
@@ -94,8 +97,7 @@ def convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: 
                 done[record["image_id"]] = record
     except OSError as error:
         raise StorageError(f"{out} cannot be written ({error.strerror or error}); run the command again") from error
-    path = out / f"{section.split}.json"
-    write_text(path, _document(section, space, dataset, [done[frame.name] for frame in frames]))
+    write_text(path, _document(work, key, [done[frame.name] for frame in frames]))
     journal.unlink(missing_ok=True)
     return Converted(path, len(rest), kept)
 
@@ -115,9 +117,7 @@ def _content_key(work: _Conversion, frames: Sequence[Frame]) -> str:
 
 def _convert_frame(work: _Conversion, frame: Frame) -> dict[str, Any]:
     """Write the picture of a frame and return its record."""
-    labels = work.dataset.read_frame(frame).labels
-    if labels is None:
-        raise InputError(f"{frame.name} has no labels")
+    labels = work.dataset.read_frame_labels(frame)
     try:
         ids, segments = panoptic_labels(work.table[labels.semantic], labels.instance, work.space.is_thing)
     except ValueError as error:
@@ -152,8 +152,19 @@ def _read_record(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _document(section: StoredData, space: LabelSpace, dataset: StoredDataset, records: list[dict[str, Any]]) -> str:
+def _is_finished(path: Path, key: str, folder: Path) -> bool:
+    """True if an earlier call has written the same conversion whole."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        names = [record["file_name"] for record in data["annotations"]]
+        return bool(data["info"]["content"] == key) and all((folder / name).is_file() for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _document(work: _Conversion, key: str, records: list[dict[str, Any]]) -> str:
     """The JSON text: annotations of the label pictures, images below the root of the data set, videos if there are."""
+    dataset, space = work.dataset, work.space
     video_of = {frame.name: number for number, video in enumerate(dataset.index(), 1) for frame in video.frames}
     picture_of = {frame.name: frame.image for frame in dataset.frames()}
     is_video = dataset.card.video
@@ -164,7 +175,11 @@ def _document(section: StoredData, space: LabelSpace, dataset: StoredDataset, re
         annotations.append(record | video)
         images.append({"id": record["image_id"], "file_name": picture_of[record["image_id"]], **size, **video})
     head = {
-        "info": {"description": f"{dataset.card.title} {section.split}, converted", "label_space": space.name},
+        "info": {
+            "description": f"{dataset.card.title} {dataset.split}, converted",
+            "label_space": space.name,
+            "content": key,
+        },
         **({"videos": [{"id": n, "name": v.name} for n, v in enumerate(dataset.index(), 1)]} if is_video else {}),
         "images": images,
         "annotations": annotations,

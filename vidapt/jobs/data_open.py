@@ -8,6 +8,7 @@ from pathlib import Path
 from vidapt.config import StoredData
 from vidapt.datasets.catalogue import find_dataset
 from vidapt.datasets.stored import StoredDataset
+from vidapt.errors import ConfigError
 from vidapt.jobs.data import build_stored
 from vidapt.recipe import load_section
 
@@ -27,15 +28,12 @@ def section_for(name: str, root: Path | None, split: str | None, overrides: Sequ
     card = find_dataset(name).card
     data = {"kind": name, "root": str(root or name), "split": split or next(iter(card.splits))}
     section = load_section(data, overrides, f"data set {name}")
-    if not isinstance(section, StoredData):
-        raise TypeError(f"{name} is no stored data set")
+    if not isinstance(section, StoredData) or section.kind != name:
+        raise ConfigError(f"--set kind={section.kind}: the data set is {name}; give the other name instead of {name}")
     return section
 
 
-def open_named(section: StoredData, *, labelled: bool | None = None) -> StoredDataset:
-    """Open the data set of a section; ``labelled`` None takes the labels where the split has some."""
-    if labelled is not None:
-        return build_stored(section, labelled=labelled)
+def open_named(section: StoredData) -> StoredDataset:
+    """Open the data set of a section, with its labels where the split has some."""
     bare = build_stored(section, labelled=False)
-    has_labels = any(frame.labels for video in bare.find_videos() for frame in video.frames)
-    return build_stored(section) if has_labels else bare
+    return build_stored(section) if bare.split_has_labels else bare

@@ -13,10 +13,10 @@ from rich.console import Console
 from vidapt.clip import IGNORE
 from vidapt.config import StoredData
 from vidapt.datasets.clip_dataset import Labels, Sample
-from vidapt.errors import StorageError
 from vidapt.io.images import resize_image, resize_label
 from vidapt.io.overlay import contact_sheet, label_picture, titled
 from vidapt.jobs.data_open import open_named
+from vidapt.jobs.files import write_png
 from vidapt.labels import CITYSCAPES, LabelSpace, find_space
 from vidapt.mapping import find_mapping
 
@@ -54,17 +54,12 @@ def run_show(section: StoredData, *, out: Path, labels: str | None = None, sampl
     for frame in picked:
         sample = dataset.read_frame(frame)
         if table is not None and sample.labels is not None:
-            sample = Sample(sample.image, Labels(table[sample.labels.semantic], sample.labels.instance))
-            seen |= set(np.unique(sample.labels.semantic).tolist()) if sample.labels else set()
+            semantic = table[sample.labels.semantic]
+            sample = Sample(sample.image, Labels(semantic, sample.labels.instance))
+            seen |= set(np.unique(semantic).tolist()) - {IGNORE}
         rows.append([titled(picture, frame.name) for picture in _panels(sample, space, dataset.has_instances)])
     sheet = contact_sheet(rows)
-    if seen:
-        sheet = np.concatenate([sheet, legend(space, sorted(seen - {IGNORE}), sheet.shape[1])])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(out, format="PNG")
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written ({error.strerror or error})") from error
+    write_png(out, np.concatenate([sheet, legend(space, sorted(seen), sheet.shape[1])]) if seen else sheet)
     Console(soft_wrap=True, highlight=False).print(f"{out}: {len(picked)} of {len(frames)} frames")
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from vidapt.jobs.parallel import default_jobs
+
 Status = Literal["ok", "warn", "missing"]
 Outcome = tuple[Status, str, str]
 
@@ -134,8 +136,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def _processors() -> Outcome:
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    count = default_jobs()
     return ("ok", f"{count} cores", "") if count > 1 else ("warn", "1 core", "the demo takes about twice as long")
 
 

@@ -62,6 +62,7 @@ def _spread(
     function: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], jobs: int
 ) -> Iterator[Result]:
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vidapt.datasets.stored"])
     chunk = max(1, min(32, len(items) // (jobs * _CHUNKS)))
     with ProcessPoolExecutor(jobs, context, _prepare, (function, shared)) as pool:
         try:

@@ -55,7 +55,9 @@ def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping) -> 
         raise InputError(
             f"no predictions at {folder}; give a folder of segmentation folders or of panoptic PNG and JSON"
         )
-    file = folder if folder.is_file() else _panoptic_json(folder)
+    # A file of scores beside segmentation folders is no prediction.
+    by_video = bool(videos) and (folder / videos[0] / "panoptic.json").is_file()
+    file = folder if folder.is_file() else None if by_video else _panoptic_json(folder)
     if file is not None:
         return PanopticFiles(file, own, one_video=len(videos) == 1)
     return SegmentationFolders(tuple(_folder_of(folder, name, len(videos)) for name in videos), own)
@@ -63,7 +65,7 @@ def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping) -> 
 
 def _panoptic_json(folder: Path) -> Path | None:
     """The JSON file of panoptic pictures from another program; None where ``segment`` wrote the folder."""
-    files = sorted(folder.glob("*.json"))
+    files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
     if [file.name for file in files if file.name != "summary.json"] == ["panoptic.json"] and _is_ours(files[0]):
         return None
     if len(files) > 1:
@@ -174,7 +176,8 @@ class PanopticFiles:
     A picture belongs to a frame if the annotation's ``image_id``, its file name without ending, or that of the image
     listed under this id is the frame's name (``ENDINGS`` may follow it; the parts of a path may be joined by ``_``).
     Categories are matched by name; without ``categories`` in the file, their ids are those of the ground truth's label
-    space (label ids on Cityscapes). Segments may carry a ``score``; else it is 1.
+    space (label ids on Cityscapes). Segments may carry a ``score``; else it is 1. Stuff of one class in a picture is
+    one segment, as the format asks for, even if the file lists several.
 
     Attributes:
         file: The JSON file.

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from vidapt.clip import IGNORE, PanopticFrame
-from vidapt.errors import StorageError
 from vidapt.evaluation.histogram import frame_histogram, predicted_codes, target_codes
 from vidapt.evaluation.panoptic import match_segments, matchable_pairs
 from vidapt.evaluation.runner import FrameQuality
 from vidapt.io.images import resize_image, resize_label
 from vidapt.io.overlay import OUTLINE, contact_sheet, label_picture, titled
+from vidapt.jobs.files import write_png
 from vidapt.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -160,12 +159,7 @@ def write_sheet(frames: Sequence[WorstFrame], path: Path) -> None:
     """
     rows = [list(map(titled, frame.panels, _titles(frame))) for frame in frames]
     blank = np.full((HEIGHT, 400, 3), 255, np.uint8)
-    sheet = contact_sheet(rows or [[titled(blank, "no frame with labels was scored")]])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(path, format="PNG")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from error
+    write_png(path, contact_sheet(rows or [[titled(blank, "no frame with labels was scored")]]))
 
 
 def _titles(frame: WorstFrame) -> tuple[str, ...]:

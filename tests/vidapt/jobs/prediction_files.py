@@ -66,14 +66,14 @@ def recipe_for(name: str, root: Path, *changes: str) -> Recipe:
     return load_recipe(name, [f"evaluation.root={root / folder}", *changes])
 
 
-def official_files(root: Path, folder: Path, *, train_ids: bool = False) -> Path:
-    """The JSON that csCreatePanopticImgs writes below ``folder`` for the miniature of Cityscapes."""
+def official_files(root: Path, folder: Path, *, train_ids: bool = False, split: str = "val") -> Path:
+    """The JSON that csCreatePanopticImgs writes below ``folder`` for Cityscapes below ``root``."""
     from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        convert2panoptic(str(root / "cityscapes" / "gtFine"), str(folder), train_ids, ["val"])
-    return folder / f"cityscapes_panoptic_val{'_trainId' if train_ids else ''}.json"
+        convert2panoptic(str(root / "cityscapes" / "gtFine"), str(folder), train_ids, [split])
+    return folder / f"cityscapes_panoptic_{split}{'_trainId' if train_ids else ''}.json"
 
 
 def read_pictures(file: Path) -> list[Picture]:

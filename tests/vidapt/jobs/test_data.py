@@ -15,7 +15,9 @@ from vidapt.config_data import CityscapesData, CityscapesSequenceData, DataSecti
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
 from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
+from vidapt.engine.logging import RunLog
 from vidapt.errors import ConfigError, InputError
+from vidapt.jobs import train
 from vidapt.jobs.data import (
     build_dataset,
     build_stored,
@@ -293,6 +295,15 @@ def test_damage_that_shows_late(tmp_path: Path, damaged: Any, capsys: pytest.Cap
             assert dataset[1].video == "hamburg_000000_042505"
     assert record.exists() == (damaged == "skip")
     assert (picture.name in capsys.readouterr().err) == (damaged == "skip")
+
+
+def test_the_record_of_damaged_clips_outlives_a_resume(tmp_path: Path) -> None:
+    """The log of skipped steps drops what lies after the checkpoint; clips carry no step and stay."""
+    line = '{"clip": 3, "reason": "a.png is cut"}\n'
+    (tmp_path / train.SKIPPED).write_text(line)
+    with RunLog(tmp_path, steps=9, start=4, tensorboard=False) as log:
+        log.skipped({"step": 5, "reason": "loss is nan", "clips": ["a"]})
+    assert (tmp_path / train.SKIPPED).read_text() == line
 
 
 def test_nothing_but_damaged_files(tmp_path: Path) -> None:

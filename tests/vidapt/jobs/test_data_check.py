@@ -273,7 +273,6 @@ def test_labels_are_taken_where_there_are_some(tmp_path: Path) -> None:
     cityscapes.build(tmp_path, split="test")
     assert open_named(section_for("cityscapes", tmp_path, None)).labelled
     assert not open_named(section_for("cityscapes", tmp_path, "test")).labelled
-    assert not open_named(section_for("cityscapes", tmp_path, None), labelled=False).labelled
 
 
 def test_options_reach_the_data_set(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from vidapt.evaluation.scores import Scores
 from vidapt.io.segmentation_folder import read_segmentation
 from vidapt.io.writer import SegmentationWriter
 from vidapt.jobs.evaluate import evaluate as run_evaluation
-from vidapt.jobs.scored_videos import evaluation_videos, is_generated, labelled_frames
+from vidapt.jobs.scored_videos import evaluation_videos, frame_name, is_generated, labelled_frames
 from vidapt.labels import CAMVID, CITYSCAPES, CITYSCAPES_TO_CAMVID, LabelSpace
 from vidapt.segmenter import load
 
@@ -123,7 +123,7 @@ def test_missing_frames_and_videos_are_named(recipe: Recipe, predictions: Path, 
         evaluate(recipe, predictions=tmp_path / "one")
     with pytest.raises(InputError, match="no segmentation of video"):
         evaluate(recipe, predictions=predictions / first)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"no predictions at .*nowhere; give a folder of segmentation folders"):
         evaluate(recipe, predictions=tmp_path / "nowhere")
 
 
@@ -146,7 +146,8 @@ def test_a_folder_that_is_no_segmentation(recipe: Recipe, tmp_path: Path) -> Non
 
 def test_pictures_of_another_size(recipe: Recipe, predictions: Path) -> None:
     larger = scored_recipe(size=[64, 160])
-    with pytest.raises(UserError, match="64"):
+    message = r"frame 0 of .*/source-003-000 is 128x64, but source-003-000/000000 is scored at 160x64"
+    with pytest.raises(InputError, match=message):
         evaluate(larger, predictions=predictions)
 
 
@@ -249,6 +250,25 @@ def test_unlabelled_footage_cannot_be_scored(weights: Path, tmp_path: Path) -> N
     recipe = tiny_recipe(evaluation={"kind": "videos", "root": str(folder)})
     with pytest.raises(ConfigError, match="is unlabelled footage"):
         evaluate(recipe, checkpoint=weights)
+
+
+@pytest.mark.parametrize("relabelled", [False, True])
+def test_frame_names_are_unique_in_the_data(tmp_path: Path, relabelled: bool) -> None:
+    """Average precision joins frames by their names, so two videos may not share one."""
+    space = CAMVID if relabelled else None
+    world = evaluation_videos(scored_recipe().evaluation, space)
+    names = [frame_name(world, number, position) for number in range(2) for position in range(4)]
+    assert names[:2] == ["source-003-000/000000", "source-003-000/000001"]
+    assert len(set(names)) == 8
+    recipe = tiny_recipe(evaluation={"kind": "camvid", "root": str(write_camvid(tmp_path)), "split": "val"})
+    stored = evaluation_videos(recipe.evaluation, CITYSCAPES if relabelled else None)
+    assert len({frame_name(stored, 0, position) for position in range(4)}) == 4
+
+
+def test_missing_data_show_before_the_network_is_loaded(tmp_path: Path) -> None:
+    recipe = tiny_recipe(evaluation={"kind": "camvid", "root": str(tmp_path / "nowhere"), "split": "val"})
+    with pytest.raises(InputError, match=r"no data at .*nowhere"):
+        evaluate(recipe, checkpoint=tmp_path / "no.safetensors", device="cpu")
 
 
 def test_generated_footage_is_known_as_such(recipe: Recipe) -> None:

@@ -435,6 +435,19 @@ def test_segmentation_folders_by_video(tmp_path: Path) -> None:
         assert (frame.ids > 0).any()
 
 
+def test_other_json_files_beside_segmentation_folders(tmp_path: Path) -> None:
+    """Scores of an earlier evaluation, written there."""
+    segmentation(tmp_path / "a")
+    (tmp_path / "scores.json").write_text("{}")
+    assert isinstance(open_predictions(tmp_path, ["a"], SAME), SegmentationFolders)
+
+
+def test_hidden_json_files_are_passed_over(tmp_path: Path) -> None:
+    file = one_picture(tmp_path)
+    (tmp_path / "._val.json").write_text("left by another system")
+    assert open_predictions(tmp_path, ["a"], RAW) == PanopticFiles(file, RAW, one_video=True)
+
+
 def test_segmentation_of_another_size_and_of_no_scored_class(tmp_path: Path) -> None:
     segmentation(tmp_path / "a")
     with pytest.raises(InputError, match=r"frame 0 of .*/a is 80x48, but x is scored at 160x96; resize predictions"):

@@ -33,6 +33,7 @@ from vidapt.jobs.score import score_predictions, score_segmenter
 from vidapt.recipe import load_recipe
 from vidapt.segmenter import load
 
+REAL = Path(__file__).parents[4] / "shared" / "data"
 VPS = "benchmarks/viper_to_cityscapes_vps"
 PART = ("pq", "sq", "rq")
 ROAD, SKY, BUS = 7, 23, 28
@@ -158,6 +159,32 @@ def test_counts_of_the_official_scorer(root: Path, official: Path, tmp_path: Pat
     assert ours == pytest.approx([expected["All"][key] * factor for key in PART], abs=1e-12)
     assert 0 < scores.pq < 1
     assert len(scores.averaged["vpq_1"]) == 16
+
+
+@pytest.mark.parametrize("benchmark", [STILLS, CVRN])
+def test_counts_of_the_official_scorer_on_real_pictures(tmp_path: Path, benchmark: str) -> None:
+    """Three images of Cityscapes; some of the segments are void, the others shifted by a few pixels."""
+    if not (REAL / "cityscapes").is_dir():
+        pytest.skip(f"no real Cityscapes images at {REAL / 'cityscapes'}")
+    pytest.importorskip("cityscapesscripts")
+    truth = official_files(REAL, tmp_path / "official", split="train")
+    recipe = recipe_for(benchmark, REAL, "evaluation.split=train")
+    assert scores_of(truth, recipe).pq == 1
+    pictures = [picture.moved(4, 3).keep(lambda s: s["id"] % 9 != 3) for picture in read_pictures(truth)]
+    file = write_pictures(tmp_path / "val.json", [visible(picture) for picture in pictures], read_categories(truth))
+    expected = official_score(truth, file, without=UNSCORED if benchmark == CVRN else ())["per_class"]
+    counted = scores_of(file, recipe).panoptic.per_class
+    for name, quality in counted.items():
+        theirs = expected[name]
+        assert (quality.tp, quality.fp, quality.fn) == (theirs["tp"], theirs["fp"], theirs["fn"]), name
+        if quality.tp + quality.fp + quality.fn:
+            assert quality.pq == pytest.approx(theirs["pq"], abs=1e-12), name
+    assert min(sum(getattr(found, kind) for found in counted.values()) for kind in ("tp", "fp", "fn")) > 0
+
+
+def visible(picture: Picture) -> Picture:
+    """Without segments that have no pixel left, which the official scorer refuses."""
+    return picture.keep(lambda segment: bool((picture.ids == segment["id"]).any()))
 
 
 def test_the_two_conventions_differ_in_miou(root: Path, official: Path, tmp_path: Path) -> None:
