@@ -64,6 +64,7 @@ class Mapillary(StoredDataset):
         home="https://www.mapillary.com/dataset/vistas",
         checked="on generated files only",
     )
+    first_category = 1
     has_instances = True
 
     def __init__(

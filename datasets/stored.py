@@ -202,6 +202,9 @@ class StoredDataset(ClipDataset):
     space: ClassVar[str]
     """Name of the label space of the stored ids."""
 
+    first_category: ClassVar[int] = 0
+    """Category id that the official panoptic JSON files give to the first class."""
+
     split_has_labels: bool = False
     """True if the split has label files, whether or not they are read."""
 

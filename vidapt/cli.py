@@ -213,7 +213,10 @@ def evaluate(
     config: Config,
     checkpoint: Annotated[Path | None, typer.Option(metavar="RUN", help="Network to score.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead: segmentation folders, or panoptic PNG and JSON.")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Instead: segmentation folders, or panoptic PNG and JSON (the folder or file)."
+        ),
     ] = None,
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the scores here too, as JSON.")] = None,
@@ -229,7 +232,11 @@ def evaluate(
 ) -> None:
     """Score a network, or a folder of segmentations, on the recipe's evaluation videos."""
     if (checkpoint is None) == (predictions is None):
-        raise UserError("evaluate scores one thing: give --checkpoint RUN or --predictions DIR, not both or neither")
+        raise UserError("evaluate scores one thing: give --checkpoint RUN or --predictions PATH, not both or neither")
+    if checkpoint is not None and jobs is not None:
+        raise UserError("--jobs is for --predictions; torchrun spreads the scoring of a checkpoint")
+    if predictions is not None and (weights is not None or device is not None):
+        raise UserError("--weights and --device are for --checkpoint; predictions need no network")
     recipe = _load(config, overrides, None)
     from rich.console import Console
 
@@ -251,12 +258,13 @@ def evaluate(
     ).to_dict()
     if rank() > 0:
         return
-    name = str(checkpoint or predictions)
     console, generated = Console(), is_generated(recipe.evaluation)
-    console.print(class_table(scores))
-    console.print(scores_table({name: scores}, title=recipe.name, generated=generated))
+    console.print(class_table(scores, title=f"{checkpoint or predictions}, in percent, - where undefined"))
+    if scores["windows"] != [1] or scores["flicker"] is not None:
+        console.print(scores_table({str(checkpoint or predictions): scores}, title=recipe.name, generated=generated))
+    counts = f"{scores['videos']} videos or pictures, {scores['labelled_frames']} labelled frames"
     protocol = f"{recipe.scoring.protocol}: " if recipe.scoring.protocol else ""
-    console.print(f"protocol: {protocol}{protocol_line(scores)}", highlight=False, markup=False)
+    console.print(f"{counts}; {protocol}{protocol_line(scores)}", highlight=False, markup=False)
 
 
 @app.command()

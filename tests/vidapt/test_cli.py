@@ -45,7 +45,8 @@ def own_recipe(source: Path, target: Path, classes: Path | None) -> Recipe:
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Jobs:
     made = Jobs()
-    scores = SimpleNamespace(to_dict=lambda: {"miou": 0.5, "pq": 0.25, "vpq": None, "stq": 0.125, "flicker": 0.01})
+    numbers = {"miou": 0.5, "pq": 0.25, "vpq": None, "stq": 0.125, "flicker": 0.01}
+    scores = SimpleNamespace(to_dict=lambda: numbers | {"windows": [1, 2], "videos": 3, "labelled_frames": 9})
     modules = {
         "demo": {"run_demo": made.job("demo")},
         "train": {"train": made.job("train"), "resume": made.job("resume train")},
@@ -55,7 +56,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Jobs:
             "recipe_for": own_recipe,
         },
         "segment": {"segment": made.job("segment")},
-        "evaluate": {"evaluate": made.job("evaluate", scores), "is_generated": lambda data: True},
+        "evaluate": {"evaluate": made.job("evaluate", scores)},
+        "scored_videos": {"is_generated": lambda data: True},
     }
     for name, content in modules.items():
         module = ModuleType(f"vidapt.jobs.{name}")
@@ -194,12 +196,24 @@ def test_evaluate_prints_the_table(jobs: Jobs, capsys: pytest.CaptureFixture[str
         "predictions": None,
         "weights": "student",
         "out": Path("s.json"),
+        "csv": None,
+        "worst": None,
+        "jobs": None,
         "device": None,
     }
     printed = capsys.readouterr().out
     assert "mIoU" in printed
     assert "50.0" in printed
     assert "test bed" in printed
+    assert "3 videos or pictures, 9 labelled frames" in printed
+
+
+@pytest.mark.parametrize("extra", [("--checkpoint", "r", "--jobs", "2"), ("--predictions", "p", "--device", "cpu")])
+def test_evaluate_refuses_options_without_effect(
+    jobs: Jobs, capsys: pytest.CaptureFixture[str], extra: tuple[str, ...]
+) -> None:
+    assert f"{extra[2]}" in refused(capsys, "evaluate", "plain.yaml", *extra)
+    assert not jobs.calls
 
 
 def test_doctor_prints_a_row_per_check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +302,7 @@ def test_unknown_key_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[
 @pytest.mark.usefixtures("recipes")
 @pytest.mark.parametrize("both", [(), ("--checkpoint", "a", "--predictions", "b")], ids=["neither", "both"])
 def test_evaluate_scores_one_thing(jobs: Jobs, capsys: pytest.CaptureFixture[str], both: tuple[str, ...]) -> None:
-    assert "give --checkpoint RUN or --predictions DIR" in refused(capsys, "evaluate", "plain.yaml", *both)
+    assert "give --checkpoint RUN or --predictions PATH" in refused(capsys, "evaluate", "plain.yaml", *both)
     assert jobs.calls == []
 
 

@@ -206,7 +206,7 @@ def test_two_processes_score_a_checkpoint_like_one(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("mIoU") == 1, "only the main process prints"
+        assert done.stdout.count("classes averaged") == 1, "only the main process prints"
         assert sorted(path.name for path in out.iterdir()) == ["s.csv", "s.json", "s.png"]
         written.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert written[0] == written[1]
@@ -325,7 +325,7 @@ def test_damaged_json(predictions: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_exactly_one_thing_is_scored(predictions: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(capsys, run("evaluate", STILLS), "give --checkpoint RUN or --predictions DIR")
+    refused(capsys, run("evaluate", STILLS), "give --checkpoint RUN or --predictions PATH")
     refused(capsys, evaluate(STILLS, predictions, "--checkpoint", "run"), "not both or neither")
 
 

@@ -63,7 +63,7 @@ def evaluate(
         done = score_predictions(Path(str(predictions)), recipe, jobs=jobs, worst=kept)
     if rank() == 0:
         if out is not None:
-            write_json(Path(out), done.scores.to_dict())
+            write_json(Path(out), {"recipe": recipe.name, "protocol": recipe.scoring.protocol} | done.scores.to_dict())
         if csv is not None:
             write_text(Path(csv), class_rows_csv(done.scores.to_dict()))
         if worst is not None:

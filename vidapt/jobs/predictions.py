@@ -33,13 +33,21 @@ ENDINGS = ("", "_panoptic", "_gtFine_panoptic", "_leftImg8bit", "_gtFine_leftImg
 
 
 class Predictions(Protocol):
-    """Predictions for the videos of a data set."""
+    """Predictions for the videos of a data set.
+
+    Attributes:
+        mapping: From the classes of the predictions to those that are scored.
+    """
+
+    @property
+    def mapping(self) -> ClassMapping:
+        """From the classes of the predictions to those that are scored."""
 
     def video(self, number: int) -> Lookup:
         """Open the predictions for video ``number``."""
 
 
-def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping) -> Predictions:
+def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping, first_category: int = 0) -> Predictions:
     """Find out which kind of predictions lie in ``folder``.
 
     Args:
@@ -47,6 +55,7 @@ def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping) -> 
         videos: Names of the videos that are scored.
         own: From the label space of the ground truth files, whose ids a JSON without categories uses, to the one that
             is scored.
+        first_category: Id of the first class in a JSON without categories.
 
     Raises:
         InputError: If nothing of the kind lies there, or a video has no predictions.
@@ -59,7 +68,7 @@ def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping) -> 
     by_video = bool(videos) and (folder / videos[0] / "panoptic.json").is_file()
     file = folder if folder.is_file() else None if by_video else _panoptic_json(folder)
     if file is not None:
-        return PanopticFiles(file, own, one_video=len(videos) == 1)
+        return PanopticFiles(file, own, one_video=len(videos) == 1, first_category=first_category)
     return SegmentationFolders(tuple(_folder_of(folder, name, len(videos)) for name in videos), own)
 
 
@@ -183,11 +192,13 @@ class PanopticFiles:
         file: The JSON file.
         own: From the label space of the ground truth to the one that is scored.
         one_video: True if all frames are of one video, so that a picture may be named by the frame's number alone.
+        first_category: Id of the first class where the file lists no categories.
     """
 
     file: Path
     own: ClassMapping
     one_video: bool = False
+    first_category: int = 0
 
     @cached_property
     def _content(self) -> Mapping[str, Any]:
@@ -223,7 +234,8 @@ class PanopticFiles:
         """The space of the predictions, and the position of each category id in it."""
         categories = self._content.get("categories")
         if not categories:
-            return self.own.source, {index: index for index in range(len(self.own.source))}
+            ids = range(self.first_category, self.first_category + len(self.own.source))
+            return self.own.source, {category: place for place, category in enumerate(ids)}
         info = self._content.get("info")
         name = info.get("label_space") if isinstance(info, dict) else None
         space = _space(str(name or self.file.stem), categories, self.file)
@@ -233,7 +245,8 @@ class PanopticFiles:
             raise InputError(f"{self.file} has a category without a number as its id: {error}") from error
 
     @cached_property
-    def _mapping(self) -> ClassMapping:
+    def mapping(self) -> ClassMapping:
+        """From the classes of the predictions to those that are scored."""
         return _mapping(self._classes[0], self.own, self.file)
 
     def video(self, number: int) -> Lookup:
@@ -252,7 +265,7 @@ class PanopticFiles:
         picture = read_label(path)
         ids = decode_ids(picture) if picture.ndim == 3 else picture
         _check_size(ids, size, str(path), name)
-        return remap_frame(self._frame(ids, found[0], position, path), self._mapping)
+        return remap_frame(self._frame(ids, found[0], position, path), self.mapping)
 
     def _picture(self, file_name: str) -> Path:
         """The picture, in a folder beside the JSON file that is named like it or ``panoptic``, or beside it itself."""

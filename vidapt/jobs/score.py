@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 
 from vidapt.clip import PanopticFrame
 from vidapt.config import Recipe
+from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import Relabelled
 from vidapt.engine.distributed import gather_objects, rank, world_size
 from vidapt.evaluation.runner import VideoEvaluator
@@ -131,7 +133,13 @@ def score_predictions(folder: Path, recipe: Recipe, *, jobs: int | None = None, 
     """
     videos, scored = scored_videos(recipe), scored_space(recipe)
     own = videos.mapping if isinstance(videos, Relabelled) else find_mapping(scored, scored)
-    work = _Scoring(recipe, videos, open_predictions(folder, videos.videos, own), worst)
+    stored = videos.dataset if isinstance(videos, Relabelled) else videos
+    first_category = stored.first_category if isinstance(stored, StoredDataset) else 0
+    predictions = open_predictions(folder, videos.videos, own, first_category)
+    lost = [] if predictions.mapping.source.names == own.source.names else predictions.mapping.ignored
+    if lost:
+        print(f"predicted classes that are not scored and become void: {', '.join(lost)}", file=sys.stderr)
+    work = _Scoring(recipe, videos, predictions, worst)
     parts = in_processes(_score_predicted, work, range(len(videos.videos)), jobs=jobs, title="scoring")
     return _joined(recipe, parts, worst)
 

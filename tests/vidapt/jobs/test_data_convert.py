@@ -116,6 +116,8 @@ def test_the_record_of_a_frame(truth: Truth, tmp_path: Path) -> None:
     done = convert(section(truth.root), out=tmp_path / "out", jobs=1)
     assert (done.json, done.written, done.kept) == (tmp_path / "out" / "train.json", 3, 0)
     data = json.loads(done.json.read_text())
+    content = data["info"].pop("content")
+    assert len(content) == 32
     assert data["info"] == {"description": "Cityscapes train, converted", "label_space": "cityscapes_ids"}
     assert "videos" not in data
     assert data["images"][2] == {

@@ -102,7 +102,8 @@ def test_a_single_video_may_lie_in_the_folder_itself(weights: Path, tmp_path: Pa
 
 def test_scores_are_written_where_asked(recipe: Recipe, predictions: Path, tmp_path: Path) -> None:
     scores = evaluate(recipe, predictions=predictions, out=tmp_path / "new" / "scores.json")
-    assert json.loads((tmp_path / "new" / "scores.json").read_text()) == scores.to_dict()
+    written = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert written == {"recipe": "tiny", "protocol": ""} | scores.to_dict()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):
         evaluate(recipe, predictions=predictions, out=tmp_path / "file" / "scores.json")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,29 @@ SHRINK = {
 }
 """What makes each recipe small: --set texts."""
 
-PARTS = ("benchmarks/", "methods/", "demo_network")
+PARTS = ("benchmarks/", "methods/", "networks/", "demo_network")
 """Recipes that others extend; they are no jobs of their own."""
 
 
 def test_every_whole_recipe_is_here() -> None:
     assert {name for name in recipe_names() if not name.startswith(PARTS)} == SHRINK.keys()
+
+
+def test_every_benchmark_joins_with_every_method_and_network() -> None:
+    """Each part changes its own sections only, so their order does not matter."""
+    kinds = [[name for name in recipe_names() if name.startswith(part)] for part in PARTS[:3]]
+    assert all(kinds)
+    for names in product(*kinds):
+        recipe = load_recipe("+".join(names))
+        backwards = load_recipe("+".join(reversed(names)))
+        assert recipe.name == "+".join(Path(name).name for name in names)
+        assert backwards.model_copy(update={"name": recipe.name}) == recipe
+        benchmark, network = load_recipe(names[0]), load_recipe(names[2])
+        method = load_recipe(names[1], ["target.kind=street_world"])
+        for key in ("labels", "source", "target", "validation", "evaluation", "training", "scoring"):
+            assert getattr(recipe, key) == getattr(benchmark, key)
+        assert (recipe.method, recipe.model) == (method.method, network.model)
+        assert recipe.inference == benchmark.inference.model_copy(update={"weights": method.inference.weights})
 
 
 def losses(run: Path) -> dict[str, float]:
