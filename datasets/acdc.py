@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vidapt.datasets.stored import (
     DatasetCard,
     Frame,
     Problem,
-    ReadOptions,
+    StoredArguments,
     StoredDataset,
     Video,
     files_below,
@@ -75,12 +75,9 @@ class Acdc(StoredDataset):
         root: str | Path,
         split: str = "train",
         *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
         conditions: Iterable[str] = CONDITIONS,
         panoptic: str | Path | None = None,
+        **arguments: Unpack[StoredArguments],
     ) -> None:
         self.conditions = check_choice("conditions", conditions, CONDITIONS)
         self.panoptic = None if panoptic is None else str(panoptic)
@@ -89,7 +86,7 @@ class Acdc(StoredDataset):
         self._segments: dict[str, NDArray[np.int32]] = {}
         self._classes = np.zeros(0, np.uint8)
         self._is_reference = split.endswith("_ref")
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def own_space(self) -> str:
         """The space of the label pictures that are at hand."""

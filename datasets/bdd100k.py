@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from vidapt.clip import IGNORE
 from vidapt.datasets.gta5 import read_ids
 from vidapt.datasets.panoptic_json import read_colours
-from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below, still
+from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below, still
 from vidapt.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,15 +71,7 @@ class Bdd100k(StoredDataset):
     )
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
-        labels: str = "panoptic",
+        self, root: str | Path, split: str = "train", *, labels: str = "panoptic", **arguments: Unpack[StoredArguments]
     ) -> None:
         if labels not in FOLDERS:
             raise InputError(f"BDD100K has no labels {labels!r}; allowed: {', '.join(FOLDERS)}")
@@ -89,7 +81,7 @@ class Bdd100k(StoredDataset):
             self.card = replace(self.card, labels="semantic")
         if labels == "seg_track":
             self.card = replace(self.card, labels="panoptic video", video=True, splits=dict.fromkeys(self.card.splits))
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def own_space(self) -> str:
         """The 19 classes of Cityscapes for semantic labels, else the 41 label ids of BDD100K."""

@@ -7,11 +7,11 @@ class), from 1000 up ``label id · 1000 + number`` of a single instance.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below, still
+from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below, still
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:
@@ -49,18 +49,10 @@ class Cityscapes(StoredDataset):
     space = "cityscapes_ids"
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
-        instances: bool = True,
+        self, root: str | Path, split: str = "train", *, instances: bool = True, **arguments: Unpack[StoredArguments]
     ) -> None:
         self.has_instances = instances
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def find_videos(self) -> list[Video]:
         """List the pictures of the split."""

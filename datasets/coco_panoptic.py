@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from vidapt.clip import IGNORE
 from vidapt.datasets.panoptic_json import Category, Id, ImageEntry, PanopticIndex, decode, read_ids, read_index
-from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, stamp
+from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, stamp
 from vidapt.datasets.vipseg import usual_step
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import LabelSpace
@@ -65,13 +65,10 @@ class CocoPanoptic(StoredDataset):
         root: str | Path,
         split: str = "train2017",
         *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
         json_file: str | Path | None = None,
         images: str | Path | None = None,
         panoptic: str | Path | None = None,
+        **arguments: Unpack[StoredArguments],
     ) -> None:
         file = Path(json_file or f"annotations/panoptic_{split}.json")
         self.json_file = file.as_posix()
@@ -79,7 +76,7 @@ class CocoPanoptic(StoredDataset):
         self.panoptic_folder = Path(panoptic or file.with_suffix("")).as_posix()
         self.card = replace(self.card, splits={split: None})
         self._segments: dict[str, NDArray[np.int32]] = {}
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def find_videos(self) -> list[Video]:
         """List the images of the JSON."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from vidapt.datasets.acdc import check_choice, label_file
-from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below, still
+from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below, still
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:
@@ -51,14 +51,11 @@ class DarkZurich(StoredDataset):
         root: str | Path,
         split: str = "train",
         *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
         times: Iterable[str] = ("night",),
+        **arguments: Unpack[StoredArguments],
     ) -> None:
         self.times = check_choice("times", times, TIMES)
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def find_videos(self) -> list[Video]:
         """List the pictures of the chosen times of day."""

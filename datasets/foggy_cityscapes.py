@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 from vidapt.datasets.cityscapes import LICENCE, Cityscapes
-from vidapt.datasets.stored import DatasetCard, ReadOptions, Video
+from vidapt.datasets.stored import DatasetCard, StoredArguments, Video
 from vidapt.errors import InputError
 
 BETAS = (0.005, 0.01, 0.02)
@@ -44,25 +45,14 @@ class FoggyCityscapes(Cityscapes):
         root: str | Path,
         split: str = "train",
         *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
         instances: bool = True,
         beta: float = 0.02,
+        **arguments: Unpack[StoredArguments],
     ) -> None:
         if beta not in BETAS:
             raise InputError(f"Foggy Cityscapes has no beta {beta:g}; allowed: {', '.join(map(str, BETAS))}")
         self.beta = beta
-        super().__init__(
-            root,
-            split,
-            clip_length=clip_length,
-            interval=interval,
-            labelled=labelled,
-            options=options,
-            instances=instances,
-        )
+        super().__init__(root, split, instances=instances, **arguments)
 
     def find_videos(self) -> list[Video]:
         """List the pictures of one density."""

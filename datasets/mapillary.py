@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from vidapt.datasets.stored import (
     DatasetCard,
     Frame,
     Problem,
-    ReadOptions,
+    StoredArguments,
     StoredDataset,
     Video,
     files_below,
@@ -68,22 +68,14 @@ class Mapillary(StoredDataset):
     has_instances = True
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "training",
-        *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
-        version: str = "v1.2",
+        self, root: str | Path, split: str = "training", *, version: str = "v1.2", **arguments: Unpack[StoredArguments]
     ) -> None:
         if version not in JSON_FILES:
             raise InputError(f"Mapillary Vistas has no version {version!r}; allowed: {', '.join(JSON_FILES)}")
         self.version = version
         self._json = ""
         self._segments: dict[str, NDArray[np.int32]] = {}
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def own_space(self) -> str:
         """The label space of the version."""

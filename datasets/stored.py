@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -101,6 +101,15 @@ class ReadOptions:
             raise InputError(
                 f"every {self.every}, height {self.height}, fit {fit} and videos {self.videos} must be 1 or more"
             )
+
+
+class StoredArguments(TypedDict, total=False):
+    """The keyword arguments of ``StoredDataset``, which data sets with options of their own pass on."""
+
+    clip_length: int
+    interval: int
+    labelled: bool
+    options: ReadOptions | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
 from vidapt.datasets.synthia import HOME, LICENCE, thing_instances
 from vidapt.errors import InputError
 from vidapt.io.images import read_deep_colours
@@ -62,17 +62,14 @@ class SynthiaSeq(StoredDataset):
         root: str | Path,
         split: str = "train",
         *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
         sequences: Sequence[str] = ("SYNTHIA-SEQS-04-DAWN",),
         camera: str = "Stereo_Left",
         view: str = "Omni_F",
+        **arguments: Unpack[StoredArguments],
     ) -> None:
         self.sequences = tuple(sequences)
         self.camera_view = f"{camera}/{view}"
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def find_videos(self) -> list[Video]:
         """List the chosen sequences, or the one of the flat layout."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import cv2
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.stored import DatasetCard, Frame, ReadOptions, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids, read_label
 
@@ -65,18 +65,15 @@ class Viper(StoredDataset):
         root: str | Path,
         split: str = "train",
         *,
-        clip_length: int = 1,
-        interval: int = 1,
-        labelled: bool = True,
-        options: ReadOptions | None = None,
         ego_vehicle: Literal["keep", "ignore"] = "keep",
         instances: bool = True,
+        **arguments: Unpack[StoredArguments],
     ) -> None:
         if ego_vehicle not in ("keep", "ignore"):
             raise InputError(f"ego_vehicle {ego_vehicle!r} is not known; allowed: keep, ignore")
         self.ego_vehicle = ego_vehicle
         self.has_instances = instances
-        super().__init__(root, split, clip_length=clip_length, interval=interval, labelled=labelled, options=options)
+        super().__init__(root, split, **arguments)
 
     def find_videos(self) -> list[Video]:
         """List ``img``, and ``cls`` to know which frames are labelled."""

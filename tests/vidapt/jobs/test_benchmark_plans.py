@@ -197,7 +197,7 @@ def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[Rows]:
     """The plans that a command prints, by stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "800")
-        patch.setattr(sys, "argv", ["vidapt", *arguments, "--dry-run"])
+        patch.setattr(sys, "argv", ["vidapt", *arguments, "--device", "cpu", "--dry-run"])
         with pytest.raises(SystemExit) as left:
             cli.main()
     output = capsys.readouterr()

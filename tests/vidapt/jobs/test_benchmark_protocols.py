@@ -80,7 +80,7 @@ def test_viper_gives_every_tenth_frame_after_the_one_before(truths: Truths) -> N
 
 
 @pytest.mark.parametrize("name", ["viper_to_cityscapes_sequence", "synthia_seq_to_cityscapes_sequence"])
-def test_cityscapes_gives_the_labelled_frame_after_the_one_before(name: str, truths: Truths) -> None:
+def test_cityscapes_gives_the_labelled_frame_after_the_one_before(name: str) -> None:
     recipe = benchmark(name)
     _, target = open_data(recipe)
     frames = [[frame.name for frame in video.frames] for video in target.index()]

@@ -146,7 +146,8 @@ def test_one_step(name: str, tmp_path: Path) -> None:
     check_scores(trained.scores["student"], EXPECTED[name])
     assert {"source/semantic", "source/center", "source/offset"} <= losses(trained.run).keys()
 
-    adapted = adapt(small_recipe(name, "video", more=f"training.initial={trained.run}"), out=tmp_path / "adapted")
+    recipe = small_recipe(name, "video", more=f"training.initial={trained.run}")
+    adapted = adapt(recipe, out=tmp_path / "adapted", device="cpu")
     assert list(adapted.scores) == [*(["upper_bound"] if recipe.upper_bound else []), "adapted"]
     for scores in adapted.scores.values():
         check_scores(scores, EXPECTED[name])

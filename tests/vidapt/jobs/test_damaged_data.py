@@ -59,7 +59,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and error output of a command."""
     overrides = [part for text in SMALL for part in ("--set", text)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["vidapt", arguments[0], arguments[1], *overrides, *arguments[2:]])
+        patch.setattr(sys, "argv", ["vidapt", *arguments[:2], *overrides, *arguments[2:], "--device", "cpu"])
         with pytest.raises(SystemExit) as left:
             cli.main()
     return left.value.code or 0, capsys.readouterr().err
