@@ -75,7 +75,7 @@ class ReadOptions:
         fit: Instead: the box (H, W) into which frames are scaled, aspect kept.
         trim: Rows cut off at the top and at the bottom of the stored picture, before scaling.
         every: Only key frames whose number is a multiple of this.
-        context: Only this many frames before each key frame; None keeps all frames.
+        context: Only this many frames before each key frame, without their labels; None keeps all frames.
         videos: Only this many videos, spread evenly over the split; None takes all.
         cache: Folder for scaled frames, see ``SampleStore``; None reads the original files each time.
 
@@ -169,7 +169,8 @@ def select_frames(video: Video, every: int, context: int | None) -> Video:
     Args:
         video: Frames with rising numbers.
         every: 1 keeps all key frames.
-        context: Frames kept before each key frame; None keeps all frames where ``every`` is 1, else key frames only.
+        context: Frames kept, unlabelled, before each key frame; None keeps all frames where ``every`` is 1, else key
+            frames only.
     """
     if every == 1 and context is None:
         return video
@@ -183,7 +184,7 @@ def select_frames(video: Video, every: int, context: int | None) -> Video:
 
 
 def _as_chosen(frame: Frame, key: bool) -> Frame:
-    return frame if key else replace(frame, key=False)
+    return frame if key else replace(frame, key=False, labels=())
 
 
 class StoredDataset(ClipDataset):

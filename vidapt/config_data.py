@@ -88,7 +88,7 @@ class StoredData(DataSection):
     trim: Rows = Field((0, 0), description="Rows cut off at the top and bottom of the stored picture, before scaling.")
     every: Positive = Field(1, description="Only key frames whose number is a multiple of this.")
     context: Count | None = Field(
-        None, description="Only this many frames before each key frame; null keeps all frames."
+        None, description="Only this many frames, unlabelled, before each key frame; null keeps all frames."
     )
     videos: Positive | None = Field(None, description="Only this many videos, spread evenly; null takes all.")
     damaged: Literal["refuse", "skip"] = Field(

@@ -121,10 +121,17 @@ def temporal_contrast(
 
 
 def clip_flow(frames: Tensor) -> Tensor:
-    """DIS optical flow from each frame to the next: uint8 (B,T,3,H,W) to float32 (B,T-1,2,H,W) pixels (x,y)."""
+    """DIS optical flow from each frame to the next: uint8 (B,T,3,H,W) to float32 (B,T-1,2,H,W) pixels (x,y).
+
+    Clips of one frame have no pair: the result is empty.
+    """
     host = frames.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
-    flows = [[dis_flow(a, b) for a, b in pairwise(clip)] for clip in host]
-    return torch.from_numpy(np.asarray(flows, np.float32)).permute(0, 1, 4, 2, 3).contiguous().to(frames.device)
+    pairs = [(a, b) for clip in host for a, b in pairwise(clip)]
+    flows = np.zeros((len(pairs), *host.shape[2:4], 2), np.float32)
+    for flow, (first, second) in zip(flows, pairs, strict=True):
+        flow[:] = dis_flow(first, second)
+    found = torch.from_numpy(flows).unflatten(0, (frames.shape[0], frames.shape[1] - 1))
+    return found.permute(0, 1, 4, 2, 3).contiguous().to(frames.device)
 
 
 def _draw_places(pairs: int, places: int, count: int, generator: torch.Generator) -> Tensor:

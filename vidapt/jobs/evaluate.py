@@ -11,7 +11,7 @@ from vidapt.errors import ConfigError
 from vidapt.evaluation.scores import Scores
 from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.score import Evaluated, score_predictions, score_segmenter
-from vidapt.jobs.scored_videos import scored_space, scored_videos
+from vidapt.jobs.scored_videos import refuse_damaged, scored_space, scored_videos
 from vidapt.jobs.table import class_rows_csv
 from vidapt.jobs.worst_frames import write_sheet
 from vidapt.segmenter import load
@@ -75,7 +75,7 @@ def _score_checkpoint(
     checkpoint: Path, weights: Literal["student", "teacher"] | None, recipe: Recipe, device: str | None, worst: int
 ) -> Evaluated:
     # Missing data show before the network is loaded, and torchrun's processes find each other.
-    scored_videos(recipe)
+    refuse_damaged(scored_videos(recipe))
     accelerator = make_accelerator(device="cpu" if device == "cpu" else "auto")
     segmenter = load(checkpoint, weights, device or str(accelerator.device), scored_space(recipe))
     return score_segmenter(segmenter, recipe, worst=worst, spread=True)

@@ -10,6 +10,8 @@ import numpy as np
 
 from vidapt.config import Data, Recipe, StreetWorldData
 from vidapt.datasets.clip_dataset import ClipDataset as StoredClips
+from vidapt.datasets.integrity import refuse_or_skip
+from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import Relabelled
 from vidapt.errors import ConfigError
 from vidapt.jobs.data import build_dataset, in_space
@@ -45,6 +47,17 @@ def scored_videos(recipe: Recipe) -> Any:
     if recipe.evaluation is None:
         raise ConfigError("the recipe has no evaluation videos; set 'evaluation' to labelled footage")
     return evaluation_videos(recipe.evaluation, scored_space(recipe))
+
+
+def refuse_damaged(videos: Any) -> None:
+    """Look at the heads and tails of all files that are going to be scored.
+
+    Raises:
+        InputError: If one is damaged or missing.
+    """
+    stored = videos.dataset if isinstance(videos, Relabelled) else videos
+    if isinstance(stored, StoredDataset):
+        refuse_or_skip(stored, "refuse")
 
 
 @lru_cache(maxsize=64)

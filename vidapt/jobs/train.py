@@ -28,7 +28,7 @@ from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.plan import print_plan
 from vidapt.jobs.report import write_run_report
 from vidapt.jobs.score import score_segmenter
-from vidapt.jobs.scored_videos import evaluation_videos, scored_space, scored_videos
+from vidapt.jobs.scored_videos import evaluation_videos, refuse_damaged, scored_space, scored_videos
 from vidapt.jobs.table import ScoreData
 from vidapt.jobs.weights import find_weights, recipe_header, write_calibration
 from vidapt.labels import LabelSpace, find_space
@@ -224,9 +224,11 @@ def open_data(recipe: Recipe, run: Path | None = None) -> tuple[Any, Any]:
     """
     space = find_space(recipe.labels)
     if recipe.validation is not None:
-        evaluation_videos(recipe.validation, space)
+        refuse_damaged(evaluation_videos(recipe.validation, space))
     if recipe.evaluation is not None:
-        mapping_matrix(space, scored_videos(recipe).label_space)
+        videos = scored_videos(recipe)
+        refuse_damaged(videos)
+        mapping_matrix(space, videos.label_space)
     return _datasets(recipe, space, None if run is None else run / SKIPPED)
 
 
