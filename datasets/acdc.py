@@ -6,11 +6,13 @@ Folders and names as in the README of the second release, which adds panoptic la
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.listing import check_choice, label_file, missing_pictures
 from vidapt.datasets.panoptic_json import PanopticIndex, decode, frame_name, read_ids, read_index
 from vidapt.datasets.stored import (
     DatasetCard,
@@ -30,10 +32,19 @@ from vidapt.labels import LabelSpace, find_space
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SPLITS = {"train": 400, "val": 100, "test": 500, "train_ref": None, "val_ref": None, "test_ref": None}
+"""Pictures of each split in each condition, None where the number is not certain; ``val`` has six more by night."""
+
 CONDITIONS = ("fog", "night", "rain", "snow")
 
 SPACES = {"labelIds": "cityscapes_ids", "labelTrainIds": "cityscapes"}
 """Label space by kind of semantic label picture; the first kind that is at hand is read."""
+
+
+def _counts(conditions: Sequence[str]) -> dict[str, int | None]:
+    """Official numbers of pictures by split in some conditions."""
+    counts = {split: None if count is None else count * len(conditions) for split, count in SPLITS.items()}
+    return counts | {"val": 100 * len(conditions) + 6 * ("night" in conditions)}
 
 
 class Acdc(StoredDataset):
@@ -57,7 +68,7 @@ class Acdc(StoredDataset):
         title="ACDC",
         labels="panoptic",
         video=False,
-        splits={"train": 1600, "val": 406, "test": 2000, "train_ref": None, "val_ref": None, "test_ref": None},
+        splits=_counts(CONDITIONS),
         layout=(
             "rgb_anon/<condition>/<split>/<sequence>/<sequence>_frame_<number>_rgb_anon.png (_ref: _rgb_ref_anon.png)\n"
             "gt/<condition>/<split>/<sequence>/<sequence>_frame_<number>_gt_labelIds.png (or _gt_labelTrainIds.png; "
@@ -68,6 +79,7 @@ class Acdc(StoredDataset):
         licence="non-commercial use, see its licence file",
         home="https://acdc.vision.ee.ethz.ch",
         checked="on generated files only",
+        unlabelled=("test",),
     )
 
     def __init__(
@@ -80,6 +92,7 @@ class Acdc(StoredDataset):
         **arguments: Unpack[StoredArguments],
     ) -> None:
         self.conditions = check_choice("conditions", conditions, CONDITIONS)
+        self.card = replace(self.card, splits=_counts(self.conditions))
         self.panoptic = None if panoptic is None else str(panoptic)
         self.has_instances = panoptic is not None
         self._kind = next(iter(SPACES))
@@ -98,12 +111,28 @@ class Acdc(StoredDataset):
 
     def find_videos(self) -> list[Video]:
         """List the pictures of the chosen conditions."""
+        self.index_problems = ()
         images = self._below("rgb_anon", self._ending)
         if self.panoptic is None or not self.labelled:
             labels = self._semantic_labels(images)
         else:
             labels = self._panoptic_labels(images, self.panoptic)
-        return [still(self._name(image), image, labels[image]) for image in images if image in labels]
+        videos = [still(self._name(image), image, labels[image]) for image in images if image in labels]
+        if self.labelled and self.split != "test":
+            self.index_problems += tuple(self._missing(images))
+        return videos
+
+    def _missing(self, images: Sequence[str]) -> list[Problem]:
+        """Problems of the label files whose pictures are not among ``images``."""
+        folder, kind = ("gt", self._kind) if self.panoptic is None else ("gt_panoptic", "panoptic")
+        ending = f"_{self._mark}_{kind}.png"
+        used = [label_file(image, self._ending, ending[1:], folder) for image in images]
+
+        def picture(label: str) -> tuple[str, str]:
+            image = f"rgb_anon/{label.partition('/')[2].removesuffix(ending)}{self._ending}"
+            return self._name(image), image
+
+        return missing_pictures(self._below(folder, ending), used, picture)
 
     def _below(self, folder: str, ending: str) -> list[str]:
         folders = (f"{folder}/{condition}/{self.split}" for condition in self.conditions)
@@ -174,24 +203,3 @@ def class_table(index: PanopticIndex, space: LabelSpace, path: Path) -> NDArray[
     if unknown:
         raise InputError(f"{path} has the category {unknown[0]!r}; allowed: {', '.join(space.names)}")
     return np.array([space.words[name] for name in names], np.uint8)
-
-
-def label_file(image: str, ending: str, label: str, folder: str = "gt") -> str:
-    """The file below ``folder`` that mirrors a picture below ``rgb_anon``.
-
-    >>> label_file("rgb_anon/fog/val/GOPR0476/GOPR0476_frame_000854_rgb_anon.png", "_rgb_anon.png", "gt_labelIds.png")
-    'gt/fog/val/GOPR0476/GOPR0476_frame_000854_gt_labelIds.png'
-    """
-    return f"{folder}/{image.partition('/')[2].removesuffix(ending)}_{label}"
-
-
-def check_choice(name: str, chosen: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """Return ``chosen`` without repetition.
-
-    Raises:
-        InputError: If it is empty or has something that is not in ``allowed``.
-    """
-    found = tuple(dict.fromkeys([chosen] if isinstance(chosen, str) else chosen))
-    if not found or not set(found) <= set(allowed):
-        raise InputError(f"{name} {', '.join(found) or 'is empty'}: give one or more of {', '.join(allowed)}")
-    return found

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.gta5 import read_ids
+from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
 from vidapt.datasets.panoptic_json import read_colours
 from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below, still
 from vidapt.errors import InputError
+from vidapt.io.images import read_ids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class Bdd100k(StoredDataset):
         licence="research and other non-profit use",
         home="https://www.vis.xyz/bdd100k",
         checked="on generated files only",
+        unlabelled=("test",),
     )
 
     def __init__(
@@ -89,16 +91,33 @@ class Bdd100k(StoredDataset):
 
     def find_videos(self) -> list[Video]:
         """List the pictures or videos of the split."""
+        self.index_problems = ()
         folder, label_folder = (f"{folder}/{self.split}" for folder in FOLDERS[self.kind])
+        videos = self._videos(folder, label_folder)
+        if self.labelled and self.split != "test":
+            labels = files_below(self.root, label_folder, ".png")
+            missing = missing_pictures(
+                labels,
+                used_labels(videos),
+                lambda label: (PurePosixPath(label).stem, f"{folder}{label.removeprefix(label_folder)[:-4]}.jpg"),
+            )
+            self.index_problems += tuple(missing)
+        return videos
+
+    def _videos(self, folder: str, label_folder: str) -> list[Video]:
         images = files_below(self.root, folder, ".jpg")
         labels = {image: f"{label_folder}{image.removeprefix(folder)[:-4]}.png" for image in images}
         files = {image: (label,) if self.split != "test" else () for image, label in labels.items()}
         if self.kind != "seg_track":
             return [still(image.rpartition("/")[2][:-4], image, label) for image, label in files.items()]
         videos: dict[str, list[Frame]] = {}
-        for match in filter(None, map(_VIDEO_FRAME.fullmatch, images)):
-            video, name, number = match.groups()
-            videos.setdefault(video, []).append(Frame(name, match[0], files[match[0]], int(number)))
+        for image, label in files.items():
+            match = _VIDEO_FRAME.fullmatch(image)
+            if match is None:
+                self.index_problems += (misnamed(image, "<video>/<video>-<frame>.jpg, as pictures of BDD100K are"),)
+            else:
+                video, name, number = match.groups()
+                videos.setdefault(video, []).append(Frame(name, image, label, int(number)))
         return [Video(video, tuple(frames), fps=FPS) for video, frames in videos.items()]
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
-from vidapt.datasets.viper import tagged_instances
+from vidapt.datasets.instance_colours import tagged_instances
+from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
+from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids, read_label
 from vidapt.labels import find_space
@@ -31,12 +32,13 @@ OTHER, OTHER_COLOUR = 22, (250, 170, 160)
 """Up to CARLA 0.9.5 this tag has another colour; all further colours mean the same in old and new versions."""
 
 _SCAPES = re.compile(r"((.+)_(\d+)_(\d+))_img\.png")
+_LABEL = re.compile(r".+_\d+_\d+_(?:labelIds|instance)\.png")
 
 
 class Carla(StoredDataset):
     """Recordings of CARLA in one of two layouts, told apart by their files; arguments as in ``StoredDataset``.
 
-    A root without a folder for the split is read whole as ``train``. Frames at most a second apart (by the time
+    A root without folders for the splits is read whole as ``train``. Frames at most a second apart (by the time
     stamp in the name), or numbered in succession, form a video; all others are stills.
 
     Clips with semantic colours have no instances. Where an old version of CARLA drew the colours, car means any
@@ -63,12 +65,16 @@ class Carla(StoredDataset):
 
     def find_videos(self) -> list[Video]:
         """List the files of the layout that is there, ``*_img.png`` before ``rgb``."""
-        folder = self.split if self.split != "train" or (self.root / self.split).is_dir() else ""
+        divided = any((self.root / split).is_dir() for split in self.card.splits)
+        folder = self.split if divided or self.split != "train" else ""
         paths = [PurePosixPath(path) for path in files_below(self.root, folder)]
         scapes = [found for path in paths if (found := _scapes_frame(path, folder))]
         self.has_instances = bool(scapes)
         frames = scapes or [found for path in paths if (found := _clip_frame(path, folder))]
-        return [video for _, group in groupby(sorted(frames, key=_order), _source) for video in _videos(group)]
+        videos = [video for _, group in groupby(sorted(frames, key=_order), _source) for video in _videos(group)]
+        find_problems = _scapes_problems if scapes else _clip_problems
+        self.index_problems = tuple(find_problems(paths, used_labels(videos), self.labelled))
+        return videos
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode ``labelIds`` and ``instance``, or ``semantic`` colours."""
@@ -113,6 +119,39 @@ def _clip_frame(image: PurePosixPath, folder: str) -> _Found | None:
     label = str(image.parent.with_name("semantic") / f"{image.stem}.png")
     frame = Frame(_name(image, folder, image.stem, "rgb"), str(image), (label,), number=int(image.stem))
     return _Found((str(image.parent), ""), frame.number, frame)
+
+
+def _scapes_problems(paths: Iterable[PurePosixPath], used: set[str], labelled: bool) -> list[Problem]:
+    """Badly named pictures, and missing ones, each once though it has two label files."""
+    files = [(str(path), _LABEL.fullmatch(path.name)) for path in paths]
+    strange = [
+        file for file, match in files if file.endswith("_img.png") and not _SCAPES.fullmatch(file.rpartition("/")[2])
+    ]
+    rule = "<town>_<seconds>_<frame>_img.png, as pictures of CarlaScapes are"
+    lonely = {_img_file(file): file for file, match in reversed(files) if labelled and match and file not in used}
+    missing = missing_pictures(lonely.values(), (), lambda label: (PurePosixPath(label).stem, _img_file(label)))
+    return [*(misnamed(file, rule) for file in strange), *missing]
+
+
+def _img_file(label: str) -> str:
+    return f"{label.rpartition('_')[0]}_img.png"
+
+
+def _clip_problems(paths: Iterable[PurePosixPath], used: set[str], labelled: bool) -> list[Problem]:
+    """Badly named pictures and missing ones of the layout with semantic colours."""
+    files = list(paths)
+    strange = [str(path) for path in files if path.parent.name == "rgb" and not path.stem.isdecimal()]
+    labels = [str(path) for path in files if labelled and path.parent.name == "semantic" and path.stem.isdecimal()]
+    return [
+        *(misnamed(file, "by its frame number, as pictures of clips are") for file in strange),
+        *missing_pictures(labels, used, _rgb_file),
+    ]
+
+
+def _rgb_file(label: str) -> tuple[str, str]:
+    path = PurePosixPath(label)
+    image = str(path.parent.with_name("rgb") / path.name)
+    return "_".join(PurePosixPath(image).with_suffix("").parts), image
 
 
 def _name(image: PurePosixPath, folder: str, stem: str, plain: str) -> str:

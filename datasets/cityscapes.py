@@ -6,12 +6,23 @@ class), from 1000 up ``label id · 1000 + number`` of a single instance.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below, still
+from vidapt.datasets.listing import missing_pictures, used_labels
+from vidapt.datasets.stored import (
+    DatasetCard,
+    Frame,
+    Problem,
+    StoredArguments,
+    StoredDataset,
+    Video,
+    files_below,
+    still,
+)
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:
@@ -45,6 +56,7 @@ class Cityscapes(StoredDataset):
         licence=LICENCE,
         home=HOME,
         checked="checked on real files",
+        unlabelled=("test", "train_extra"),
     )
     space = "cityscapes_ids"
 
@@ -62,14 +74,38 @@ class Cityscapes(StoredDataset):
         """The pictures of the split below ``folder`` whose names end in ``ending``, each with its fine labels."""
         images = files_below(self.root, f"{folder}/{self.split}", ending)
         named = ((image, image_id(image, ending)) for image in images)
-        return [still(name, image, self.label_files(name)) for image, name in named]
+        videos = [still(name, image, self.label_files(name)) for image, name in named]
+        self.index_problems = tuple(self.missing_stills(videos, folder, ending))
+        return videos
+
+    def missing_stills(self, videos: Iterable[Video], folder: str, ending: str) -> list[Problem]:
+        """A problem for each fine label that belongs to no frame of ``videos``; none if labels are not read.
+
+        Args:
+            videos: What was found.
+            folder: Folder of the pictures.
+            ending: Ending of their names.
+        """
+        if not self.labelled or self.split not in FINE_SPLITS:
+            return []
+        labels = files_below(self.root, f"gtFine/{self.split}", self.label_ending)
+
+        def picture(label: str) -> tuple[str, str]:
+            name = image_id(label, self.label_ending)
+            return name, f"{folder}/{self.split}/{name.split('_')[0]}/{name}{ending}"
+
+        return missing_pictures(labels, used_labels(videos), picture)
+
+    @property
+    def label_ending(self) -> str:
+        """Ending of the label files that are read."""
+        return f"_gtFine_{'instanceIds' if self.has_instances else 'labelIds'}.png"
 
     def label_files(self, name: str) -> tuple[str, ...]:
         """Label files of the frame ``<city>_<seq>_<frame>``; none in splits that have only coarse or no labels."""
         if self.split not in FINE_SPLITS:
             return ()
-        kind = "instanceIds" if self.has_instances else "labelIds"
-        return (f"gtFine/{self.split}/{name.split('_')[0]}/{name}_gtFine_{kind}.png",)
+        return (f"gtFine/{self.split}/{name.split('_')[0]}/{name}{self.label_ending}",)
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode an ``instanceIds`` or ``labelIds`` picture."""

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 from vidapt.datasets.cityscapes import HOME, LICENCE, Cityscapes
-from vidapt.datasets.stored import DatasetCard, Frame, Video, files_below
-from vidapt.errors import InputError
+from vidapt.datasets.listing import misnamed
+from vidapt.datasets.stored import DatasetCard, Frame, Problem, Video, files_below
 
 FPS = 17.0
 """Frames per second."""
@@ -23,6 +23,7 @@ LENGTH = 30
 BEFORE = 19
 """Frames of a snippet before its labelled one."""
 
+_FOLDER = "leftImg8bit_sequence"
 _IMAGES = ("_leftImg8bit.jpg", "_leftImg8bit.png")
 _LABELS = ("_gtFine_instanceIds.png", "_gtFine_labelIds.png", "_gtFine_polygons.json")
 
@@ -48,17 +49,21 @@ class CityscapesSequence(Cityscapes):
         licence=LICENCE,
         home=HOME,
         checked="checked on real files",
+        unlabelled=("test",),
     )
 
     def find_videos(self) -> list[Video]:
         """List the snippets of the split."""
-        images = by_sequence(files_below(self.root, f"leftImg8bit_sequence/{self.split}", _IMAGES))
-        labelled = by_sequence(files_below(self.root, f"gtFine/{self.split}", _LABELS))
-        return [
+        images, strange = by_sequence(files_below(self.root, f"{_FOLDER}/{self.split}", _IMAGES))
+        labelled, strange_labels = by_sequence(files_below(self.root, f"gtFine/{self.split}", _LABELS))
+        videos = [
             self._video(sequence, {number: paths[number] for number in numbers}, key)
             for sequence, paths in images.items()
             for numbers, key in find_snippets(sorted(paths), sorted(labelled.get(sequence, ())))
         ]
+        missing = self.missing_stills(videos, _FOLDER, "_leftImg8bit.png")
+        self.index_problems = (*strange, *strange_labels, *missing)
+        return videos
 
     def _video(self, sequence: str, images: dict[int, str], key: int | None) -> Video:
         names = {number: f"{sequence}_{number:06d}" for number in images}
@@ -70,19 +75,21 @@ class CityscapesSequence(Cityscapes):
         return Video(f"{sequence}_{named_after:06d}", tuple(frames), fps=FPS)
 
 
-def by_sequence(files: Iterable[str]) -> dict[str, dict[int, str]]:
+def by_sequence(files: Iterable[str]) -> tuple[dict[str, dict[int, str]], list[Problem]]:
     """Files named ``<city>_<seq>_<frame>_...`` by ``<city>_<seq>`` and frame number; the last of one number stays.
 
-    Raises:
-        InputError: If a file is named otherwise.
+    Returns:
+        The files, and a problem for each that is named otherwise.
     """
     found: dict[str, dict[int, str]] = {}
+    problems = []
     for file in files:
         match = re.match(r"(.+_\d{6})_(\d{6})_", file.rpartition("/")[2])
         if match is None:
-            raise InputError(f"{file} is not named <city>_<seq>_<frame>_..., as files of Cityscapes are; remove it")
-        found.setdefault(match[1], {})[int(match[2])] = file
-    return found
+            problems.append(misnamed(file, "<city>_<seq>_<frame>_..., as files of Cityscapes are"))
+        else:
+            found.setdefault(match[1], {})[int(match[2])] = file
+    return found, problems
 
 
 def find_snippets(numbers: Sequence[int], keys: Sequence[int]) -> list[Snippet]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from vidapt.datasets.cityscapes import split_instance_ids
 from vidapt.datasets.cityscapes_sequence import FPS
-from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
-from vidapt.errors import InputError
+from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
+from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ STEP = 5
 
 LABEL_ENDINGS = {"newImg8bit": "final_mask", "leftImg8bit": "gtFine_color"}
 """Ending of the label file by that of the picture; the second kind is the 20th frame, labelled in Cityscapes."""
+
+
+_IMAGE = re.compile(r".*/((\d{4})_\d{4}_[^/]+_\d{6}_(\d{6}))_(newImg8bit|leftImg8bit)\.png")
+_RULE = "<video>_<index>_<city>_<seq>_<frame>_newImg8bit.png or _leftImg8bit.png, as pictures of Cityscapes-VPS are"
 
 
 class CityscapesVps(StoredDataset):
@@ -48,6 +52,7 @@ class CityscapesVps(StoredDataset):
         licence="CC BY-NC-SA 4.0 and the Cityscapes terms",
         home="https://github.com/mcahny/vps",
         checked="on generated files only",
+        unlabelled=("test",),
     )
     space = "cityscapes"
     has_instances = True
@@ -55,24 +60,36 @@ class CityscapesVps(StoredDataset):
     def find_videos(self) -> list[Video]:
         """List the labelled frames, video by video."""
         labelled = (self.root / self.split / "panoptic_inst").is_dir()
-        videos: dict[str, list[Frame]] = {}
+        found: dict[str, list[Frame]] = {}
+        problems = []
         for image in files_below(self.root, f"{self.split}/img", ".png"):
-            video, frame = self._frame(image, labelled)
-            videos.setdefault(video, []).append(frame)
-        return [
+            match = _IMAGE.fullmatch(image)
+            if match is None:
+                problems.append(misnamed(image, _RULE))
+            else:
+                video, frame = self._frame(image, match, labelled)
+                found.setdefault(video, []).append(frame)
+        videos = [
             Video(name, tuple(sorted(frames, key=lambda frame: frame.number)), fps=FPS, step=STEP)
-            for name, frames in videos.items()
+            for name, frames in found.items()
         ]
+        self.index_problems = (*problems, *self._missing(videos))
+        return videos
 
-    def _frame(self, image: str, labelled: bool) -> tuple[str, Frame]:
-        match = re.fullmatch(
-            r"((\d{4})_\d{4}_.+_\d{6}_(\d{6}))_(newImg8bit|leftImg8bit)\.png", image.rpartition("/")[2]
-        )
-        if match is None:
-            raise InputError(
-                f"{image} is not named <video>_<index>_<city>_<seq>_<frame>_newImg8bit.png or _leftImg8bit.png, as "
-                "pictures of Cityscapes-VPS are; remove it"
-            )
+    def _missing(self, videos: list[Video]) -> list[Problem]:
+        if not self.labelled:
+            return []
+        endings = tuple(f"_{ending}.png" for ending in LABEL_ENDINGS.values())
+        labels = files_below(self.root, f"{self.split}/panoptic_inst", endings)
+        return missing_pictures(labels, used_labels(videos), self._picture)
+
+    def _picture(self, label: str) -> tuple[str, str]:
+        file = label.rpartition("/")[2].removesuffix(".png")
+        kind, ending = next(pair for pair in LABEL_ENDINGS.items() if file.endswith(f"_{pair[1]}"))
+        name = file.removesuffix(f"_{ending}")
+        return name, f"{self.split}/img/{name}_{kind}.png"
+
+    def _frame(self, image: str, match: re.Match[str], labelled: bool) -> tuple[str, Frame]:
         name, video, number, kind = match.groups()
         label = f"{self.split}/panoptic_inst/{name}_{LABEL_ENDINGS[kind]}.png"
         return video, Frame(name, image, (label,) if labelled else (), int(number))

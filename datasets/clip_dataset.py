@@ -104,7 +104,8 @@ class ClipDataset:
         self.label_space = label_space
         self.videos = [table.name for table in tables]
         self._tables = list(tables)
-        self._starts = [clip_starts(table.breaks, len(table), clip_length, interval) for table in tables]
+        fitting = (clip_starts(table.breaks, len(table), clip_length, interval) for table in tables)
+        self._starts = [self._clip_starts(video, starts) for video, starts in enumerate(fitting)]
         self._ends = list(accumulate(len(starts) for starts in self._starts))
         if not len(self):
             longest = max((len(table) for table in tables), default=0)
@@ -112,6 +113,11 @@ class ClipDataset:
                 f"no clip of {clip_length} frames, {interval} apart, fits into any of {len(tables)} videos "
                 f"(the longest has {longest} frames); use a smaller clip_length or interval"
             )
+
+    def _clip_starts(self, video: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first frames of the clips of a video that are offered, among those where a clip fits."""
+        del video
+        return starts
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from vidapt.clip import IGNORE
+from vidapt.datasets.listing import usual_step
 from vidapt.datasets.panoptic_json import Category, Id, ImageEntry, PanopticIndex, decode, read_ids, read_index
 from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, stamp
-from vidapt.datasets.vipseg import usual_step
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import LabelSpace
 
@@ -88,7 +88,9 @@ class CocoPanoptic(StoredDataset):
         for image_id, image in index.images.items():
             key = ("still", image_id) if image.video is None else ("video", image.video)
             videos.setdefault(key, []).append(image_id)
-        self.card = replace(self.card, video=any(kind == "video" for kind, _ in videos))
+        unlabelled = () if index.annotations or index.problems else (self.split,)
+        video = any(kind == "video" for kind, _ in videos)
+        self.card = replace(self.card, video=video, unlabelled=unlabelled)
         return [self._video(index, *key, image_ids) for key, image_ids in videos.items()]
 
     def _read_json(self) -> PanopticIndex:

@@ -38,6 +38,7 @@ class FoggyCityscapes(Cityscapes):
         licence=LICENCE,
         home="https://www.vision.ee.ethz.ch/~csakarid/SFSU_synthetic",
         checked="on generated files only",
+        unlabelled=("test", "train_extra"),
     )
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
 from vidapt.io.images import picture_size, read_ids, resize_label_to
 
@@ -21,6 +22,9 @@ UNUSABLE = (15188, 17705)
 
 OTHER_SIZE = range(20801, 20861)
 """Pictures whose labels are released in another size."""
+
+
+_RULE = "by its number, as pictures of GTA5 are"
 
 
 class Gta5(StoredDataset):
@@ -47,8 +51,14 @@ class Gta5(StoredDataset):
     def find_videos(self) -> list[Video]:
         """List ``images`` without the unusable ones."""
         paths = [PurePosixPath(image) for image in files_below(self.root, "images", ".png")]
+        problems = [misnamed(str(path), _RULE) for path in paths if not path.stem.isdecimal()]
         numbered = ((int(path.stem), path) for path in paths if path.stem.isdecimal())
-        return [_still(number, path) for number, path in numbered if number not in UNUSABLE]
+        videos = [_still(number, path) for number, path in numbered if number not in UNUSABLE]
+        if self.labelled:
+            labels = filter(_is_usable, files_below(self.root, "labels", ".png"))
+            problems += missing_pictures(labels, used_labels(videos), _picture)
+        self.index_problems = tuple(problems)
+        return videos
 
     def scales_label(self, frame: Frame) -> bool:
         """Tell the pictures whose labels are released in another size."""
@@ -60,6 +70,16 @@ class Gta5(StoredDataset):
         if self.scales_label(frame):
             semantic = resize_label_to(semantic, picture_size(self.root / frame.image))
         return semantic, np.zeros(semantic.shape, np.int32)
+
+
+def _is_usable(label: str) -> bool:
+    stem = PurePosixPath(label).stem
+    return not stem.isdecimal() or int(stem) not in UNUSABLE
+
+
+def _picture(label: str) -> tuple[str, str]:
+    path = PurePosixPath(label)
+    return path.stem, f"images/{path.name}"
 
 
 def _still(number: int, image: PurePosixPath) -> Video:

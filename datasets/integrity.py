@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from vidapt.datasets.stored import Frame, Problem, StoredDataset
 from vidapt.errors import InputError
+from vidapt.io.images import upright_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,14 +28,45 @@ _TAIL = 1024
 _THREADS = 16
 
 
-def quick_problems(dataset: StoredDataset) -> list[Problem]:
+_damaged_before: dict[tuple[object, ...], frozenset[str]] = {}
+"""Names of the damaged frames by data set, of those that this process has looked at."""
+
+
+def quick_problems(
+    dataset: StoredDataset, frames: Iterable[Frame] | None = None, *, advance: Callable[[], None] | None = None
+) -> list[Problem]:
     """Problems that show without decoding: in the index, missing, empty and cut files, 16-bit pictures, label sizes.
 
     Reads the first and last kilobyte of each file, in parallel.
+
+    Args:
+        dataset: The data set.
+        frames: The frames to look at; None takes all.
+        advance: Called after each frame.
     """
+    problems = list(dataset.index_problems)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda frame: _quick_frame(dataset, frame), dataset.frames())
-        return [*dataset.index_problems, *(problem for problems in found for problem in problems)]
+        chosen = dataset.frames() if frames is None else frames
+        for found in pool.map(lambda frame: _quick_frame(dataset, frame), chosen):
+            problems += found
+            if advance is not None:
+                advance()
+    return problems
+
+
+def _problems_once(dataset: StoredDataset, advance: Callable[[], None] | None) -> list[Problem]:
+    """``quick_problems``; a second time in this process only of the frames that were damaged, which may be mended."""
+    key = (type(dataset), os.path.realpath(dataset.root), dataset.describe(), hash(tuple(dataset.frames())))
+    before = _damaged_before.get(key)
+    frames = None if before is None else [frame for frame in dataset.frames() if frame.name in before]
+    problems = quick_problems(dataset, frames, advance=advance)
+    _damaged_before[key] = frozenset(problem.frame for problem in problems)
+    return problems
+
+
+def forget_checks() -> None:
+    """Look at every file again when training starts the next time in this process."""
+    _damaged_before.clear()
 
 
 def _quick_frame(dataset: StoredDataset, frame: Frame) -> list[Problem]:
@@ -64,27 +97,33 @@ def check_ends(path: Path, *, deep: bool = True) -> tuple[int, int]:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(_PNG_DEPTH + 1)
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL))
-            tail = file.read()
-        if not head:
-            raise InputError("is empty")
-        is_png = head.startswith(_PNG)
-        if is_png and not tail.endswith(_PNG_END):
-            raise InputError("is cut: the end of a PNG file is missing")
-        if head.startswith(_JPEG) and _JPEG_END not in tail:
-            raise InputError("is cut: the end of a JPEG file is missing")
-        with Image.open(path) as picture:
-            if not deep and (picture.mode[0] in "IF" or (is_png and head[_PNG_DEPTH] > 8)):
-                raise InputError("has more than 8 bits per channel; pictures must have 8")
-            return picture.height, picture.width
+            return _checked_size(file, deep)
     except FileNotFoundError:
         raise InputError("is missing") from None
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot be read: {error}") from error
+
+
+def _checked_size(file: BinaryIO, deep: bool) -> tuple[int, int]:
+    """Size (H, W) of an open picture file; arguments and errors as in ``check_ends``."""
+    head = file.read(_PNG_DEPTH + 1)
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - _TAIL))
+    tail = file.read()
+    if not head:
+        raise InputError("is empty")
+    is_png = head.startswith(_PNG)
+    if is_png and not tail.endswith(_PNG_END):
+        raise InputError("is cut: the end of a PNG file is missing")
+    if head.startswith(_JPEG) and _JPEG_END not in tail:
+        raise InputError("is cut: the end of a JPEG file is missing")
+    file.seek(0)
+    with Image.open(file) as picture:
+        if not deep and (picture.mode[0] in "IF" or (is_png and head[_PNG_DEPTH] > 8)):
+            raise InputError("has more than 8 bits per channel; pictures must have 8")
+        return upright_size(picture)
 
 
 @dataclass(frozen=True)
@@ -132,8 +171,15 @@ def _problem(dataset: StoredDataset, frame: Frame, error: InputError) -> Problem
     return Problem(frame.name, frame.image, text)
 
 
-def refuse_or_skip(dataset: StoredDataset, policy: str) -> list[Problem]:
-    """Apply the policy for damaged frames before training: "refuse" or "skip".
+def refuse_or_skip(dataset: StoredDataset, policy: str, *, advance: Callable[[], None] | None = None) -> list[Problem]:
+    """Apply the policy for damaged frames before training.
+
+    A data set that this process has looked at before is not looked at again, except for its damaged frames.
+
+    Args:
+        dataset: Loses its damaged frames where they are to be left out.
+        policy: "refuse" or "skip".
+        advance: Called after each frame.
 
     Returns:
         The problems of the frames that were left out; a frame may have several.
@@ -141,7 +187,7 @@ def refuse_or_skip(dataset: StoredDataset, policy: str) -> list[Problem]:
     Raises:
         InputError: If the policy is "refuse" and a frame is damaged, or if nothing is left.
     """
-    problems = quick_problems(dataset)
+    problems = _problems_once(dataset, advance)
     if problems and policy == "refuse":
         first, damaged = problems[0], len({problem.frame for problem in problems})
         raise InputError(

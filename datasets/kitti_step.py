@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
-from vidapt.errors import InputError
 from vidapt.io.images import read_deep_colours
 
 if TYPE_CHECKING:
@@ -39,27 +39,45 @@ class KittiStep(StoredDataset):
         licence="CC BY-NC-SA 3.0",
         home="https://www.cvlibs.net/datasets/kitti/eval_step.php",
         checked="on generated files only",
+        unlabelled=("test",),
     )
     space = "kitti_step"
     has_instances = True
 
     def find_videos(self) -> list[Video]:
         """List the drives of the split."""
-        videos: dict[str, list[Frame]] = {}
+        found: dict[str, list[Frame]] = {}
+        problems = []
         for image in files_below(self.root, f"images/{self.split}", ".png"):
-            video, name = image.split("/")[-2:]
-            videos.setdefault(video, []).append(self._frame(image, video, name.removesuffix(".png")))
-        return [Video(name, tuple(frames), fps=FPS) for name, frames in videos.items()]
+            video, name = _place(image)
+            if name.isdecimal():
+                found.setdefault(video, []).append(self._frame(image, video, name))
+            else:
+                problems.append(misnamed(image, "by its frame number, as pictures of KITTI-STEP are"))
+        videos = [Video(name, tuple(frames), fps=FPS) for name, frames in found.items()]
+        if self.labelled and self.split != "test":
+            labels = files_below(self.root, f"panoptic_maps/{self.split}", ".png")
+            problems += missing_pictures(labels, used_labels(videos), self._picture)
+        self.index_problems = tuple(problems)
+        return videos
+
+    def _picture(self, label: str) -> tuple[str, str]:
+        video, name = _place(label)
+        return f"{video}_{name}", f"images/{self.split}/{video}/{name}.png"
 
     def _frame(self, image: str, video: str, number: str) -> Frame:
-        if not number.isdecimal():
-            raise InputError(f"{image} is not named by its frame number, as pictures of KITTI-STEP are; remove it")
         labels = (f"panoptic_maps/{self.split}/{video}/{number}.png",) if self.split != "test" else ()
         return Frame(f"{video}_{number}", image, labels, int(number))
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode a picture of ``panoptic_maps``."""
         return split_tracks(read_deep_colours(self.root / frame.labels[0]))
+
+
+def _place(file: str) -> tuple[str, str]:
+    """Folder and stem of a file."""
+    video, name = file.split("/")[-2:]
+    return video, name.removesuffix(".png")
 
 
 def split_tracks(picture: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

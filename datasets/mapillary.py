@@ -6,14 +6,14 @@ are crowds, so it is read where it is at hand. Else ``instances`` pictures are: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.gta5 import read_ids as read_grey
+from vidapt.datasets.listing import missing_picture_count
 from vidapt.datasets.panoptic_json import Category, decode, read_ids, read_index
 from vidapt.datasets.stored import (
     DatasetCard,
@@ -27,6 +27,7 @@ from vidapt.datasets.stored import (
     still,
 )
 from vidapt.errors import InputError
+from vidapt.io.images import read_ids as read_grey
 from vidapt.labels import LabelSpace, find_space
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ JSON_FILES = {"v1.2": "panoptic_2018.json", "v2.0": "panoptic_2020.json"}
 class Mapillary(StoredDataset):
     """Still images of Mapillary Vistas in many sizes; further arguments as in ``StoredDataset``.
 
-    From the panoptic release stuff segments have instances too, since it numbers them. Pictures that its JSON does not
-    annotate are left out and reported. From ``instances`` pictures things alone have instances, crowds among them.
+    Stuff segments have instances too, since the files number them. Pictures that the panoptic JSON does not annotate
+    are left out and reported; pictures that it or ``instances`` label but that are not at hand are counted in one
+    problem. ``instances`` pictures do not tell crowds from single things.
 
     Args:
         version: Version of the labels: "v1.2" (66 classes) or "v2.0" (124 classes).
@@ -63,6 +65,7 @@ class Mapillary(StoredDataset):
         licence="Mapillary Vistas research use licence",
         home="https://www.mapillary.com/dataset/vistas",
         checked="on generated files only",
+        unlabelled=("testing",),
     )
     first_category = 1
     has_instances = True
@@ -89,7 +92,14 @@ class Mapillary(StoredDataset):
             labels = self._read_json(images, folder)
         else:
             labels = {key: (f"{folder}/{key}.png",) if folder else () for key in images}
+            files = files_below(self.root, folder, ".png") if folder and self.labelled else []
+            self.index_problems = self._missing((PurePosixPath(file).stem for file in files), images, folder)
         return [still(key, images[key], files) for key, files in labels.items()]
+
+    def _missing(self, keys: Iterable[str], images: Mapping[str, str], source: str) -> tuple[Problem, ...]:
+        """The problem of the ``keys`` that ``source`` labels and that have no picture."""
+        pictures = [f"{self.split}/images/{key}.jpg" for key in keys if key not in images]
+        return tuple(missing_picture_count(pictures, source))
 
     def _labels_at_hand(self) -> tuple[str, str]:
         """Folder of the label pictures and the JSON that belongs to them; "" for what is not there."""
@@ -108,7 +118,7 @@ class Mapillary(StoredDataset):
         known = [problem for problem in index.problems if not problem.frame or problem.frame in images]
         unlisted = set(images) - set(entries) - {problem.frame for problem in known}
         reasons = [Problem(key, images[key], f"is not annotated in {self._json}") for key in images if key in unlisted]
-        self.index_problems = (*known, *reasons)
+        self.index_problems = (*known, *reasons, *self._missing(entries, images, self._json))
         self._segments = {key: entries[key].segments for key in images if key in entries}
         return {key: (f"{folder}/{entries[key].file_name}",) for key in self._segments}
 
@@ -117,7 +127,7 @@ class Mapillary(StoredDataset):
         path = self.root / frame.labels[0]
         if self._json:
             return decode(read_ids(path), self._segments[frame.name], self._table, path)
-        return split_codes(read_grey(path), find_space(self.own_space()))
+        return split_codes(read_grey(path))
 
     def describe(self) -> tuple[object, ...]:
         """What the content of a read frame depends on besides its files."""
@@ -145,19 +155,18 @@ def class_table(categories: Sequence[Category], space: LabelSpace, path: Path) -
     return np.array([IGNORE if space.classes[index].is_void else index for index in classes], np.uint8)
 
 
-def split_codes(picture: NDArray[np.int32], space: LabelSpace) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def split_codes(picture: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Class ids and instances of an ``instances`` picture.
 
-    >>> semantic, instance = split_codes(np.array([[0, 3394, 14081]], np.int32), find_space("mapillary_v1.2"))
+    >>> semantic, instance = split_codes(np.array([[0, 3394, 14081]], np.int32))
     >>> semantic.tolist(), instance.tolist()
-    ([[0, 13, 55]], [[1, 0, 14082]])
+    ([[0, 13, 55]], [[1, 3395, 14082]])
 
     Args:
         picture: int32 (H,W) class id · 256 + number; the numbers of each class count from 0.
-        space: Says which classes are things.
 
     Returns:
-        int32 (H,W) class ids; int32 (H,W), for things the picture's value + 1, which is never 0, else 0.
+        int32 (H,W) class ids; int32 (H,W) the picture's value + 1, which is never 0. Stuff is numbered as well, so
+        that one of its classes can be a thing of the classes that it is mapped to: on rails is a train of Cityscapes.
     """
-    semantic = picture // 256
-    return semantic, np.where(space.is_thing[np.minimum(semantic, IGNORE)], picture + 1, 0)
+    return picture // 256, picture + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,7 +96,7 @@ class PanopticIndex:
         categories: Classes in the order of the file.
         images: Pictures by id, in the order of the file.
         annotations: Segments by the id of their image.
-        problems: What was left out and why, at most one for each image.
+        problems: What was left out and why, at most one for each image, and malformed entries that tell no image.
     """
 
     categories: tuple[Category, ...]
@@ -129,7 +129,7 @@ def read_index(root: Path, file: str) -> PanopticIndex:
     """Read the JSON ``file`` below ``root``; the last two are kept as long as the files do not change.
 
     Raises:
-        InputError: If it is missing, is no JSON, or an entry lacks a key or has a value of another type.
+        InputError: If it is missing, is no JSON, or as in ``index_document``.
     """
     return _read_stamped(stamp(root / file), file)
 
@@ -159,31 +159,36 @@ def read_document(path: Path) -> dict[str, Any]:
 def index_document(document: Mapping[str, Any], path: Path, file: str = "") -> PanopticIndex:
     """Check the content of a JSON and keep what reading needs.
 
+    An image or annotation that lacks a key or has a value of another type is a problem of its image.
+
     Args:
         document: What ``read_document`` returned.
         path: The file, named in errors.
         file: How problems name the file.
 
     Raises:
-        InputError: If an entry lacks a key or has a value of another type, or two categories have one id.
+        InputError: If a category lacks a key or has a value of another type, or two have one id.
     """
-    categories = tuple(_entries(document, "categories", _category, path))
+    categories = tuple(_categories(document, path))
     places = {category.id: place for place, category in enumerate(categories)}
     twice = _repeated(category.id for category in categories)
     if twice:
         raise InputError(f"{path} has several categories with the id {_short(twice[0])}; each id may occur once")
-    images = _entries(document, "images", _image, path)
-    images = [(image_id, replace(image, position=place)) for place, (image_id, image) in enumerate(images)]
-    annotations = _entries(document, "annotations", partial(_annotation, places=places), path)
-    reasons: dict[Id, str] = {}
-    for image_id, reason in [*_image_flaws(images), *_annotation_flaws(annotations, dict(images))]:
-        reasons.setdefault(image_id, reason)
+    images, bad_images = _entries(document, "images", _image)
+    annotations, bad_annotations = _entries(document, "annotations", partial(_annotation, places=places))
     names = {image_id: image.name for image_id, image in images}
+    malformed = [*bad_images, *bad_annotations]
+    flaws = [(flaw.image, flaw.reason) for flaw in malformed if flaw.image is not None]
+    reasons: dict[Id, str] = {}
+    for image_id, reason in [*flaws, *_image_flaws(images), *_annotation_flaws(annotations, names)]:
+        reasons.setdefault(image_id, reason)
+    names = {flaw.image: flaw.name for flaw in bad_images if flaw.image is not None} | names
+    nameless = tuple(Problem(flaw.name, file, flaw.reason) for flaw in malformed if flaw.image is None)
     return PanopticIndex(
         categories=categories,
         images={image_id: image for image_id, image in images if image_id not in reasons},
         annotations={found.image: found.annotation for found in annotations if found.image not in reasons},
-        problems=tuple(Problem(names.get(image_id, ""), file, reason) for image_id, reason in reasons.items()),
+        problems=(*(Problem(names.get(image_id, ""), file, reason) for image_id, reason in reasons.items()), *nameless),
     )
 
 
@@ -196,14 +201,43 @@ class _Listed:
     flaw: str
 
 
-def _entries(document: Mapping[str, Any], part: str, read: Callable[[Any], _Entry], path: Path) -> list[_Entry]:
-    found = []
+@dataclass(frozen=True, slots=True)
+class _Malformed:
+    """An entry that cannot be read: its image and the name of its frame, None and "" if it does not tell them."""
+
+    image: Id | None
+    name: str
+    reason: str
+
+
+def _categories(document: Mapping[str, Any], path: Path) -> Iterator[Category]:
+    for place, item in enumerate(document["categories"]):
+        try:
+            yield _category(item)
+        except InputError as error:
+            raise InputError(f"{path}: categories[{place}]{error}") from None
+
+
+def _entries(
+    document: Mapping[str, Any], part: str, read: Callable[[int, Any], _Entry]
+) -> tuple[list[_Entry], list[_Malformed]]:
+    """The entries of a list as ``read`` makes them of place and content, and those that it cannot read."""
+    found, malformed = [], []
     for place, item in enumerate(document[part]):
         try:
-            found.append(read(item))
+            found.append(read(place, item))
         except InputError as error:
-            raise InputError(f"{path}: {part}[{place}]{error}") from None
-    return found
+            malformed.append(_told(part, item, f"is malformed: {part}[{place}]{error}"))
+    return found, malformed
+
+
+def _told(part: str, item: Any, reason: str) -> _Malformed:
+    """What a malformed entry still tells."""
+    content = item if isinstance(item, dict) else {}
+    image, file_name = content.get("id" if part == "images" else "image_id"), content.get("file_name")
+    is_id = isinstance(image, int | str) and not isinstance(image, bool)
+    name = frame_name(file_name) if part == "images" and isinstance(file_name, str) else ""
+    return _Malformed(image if is_id else None, name, reason)
 
 
 def _value(item: Any, key: str, kind: str, default: Any = None) -> Any:
@@ -241,14 +275,14 @@ def _category(item: Any) -> Category:
     return Category(identity, name, _flag(item, "isthing"), None if colour is None else tuple(colour))
 
 
-def _image(item: Any) -> tuple[Id, ImageEntry]:
+def _image(place: int, item: Any) -> tuple[Id, ImageEntry]:
     identity, file_name = _value(item, "id", "a whole number or text"), _value(item, "file_name", "text")
     height, width = (_value(item, key, "a whole number") for key in ("height", "width"))
     video = None if item.get("video_id") is None else _value(item, "video_id", "a whole number or text")
-    return identity, ImageEntry(file_name, height, width, video)
+    return identity, ImageEntry(file_name, height, width, video, place)
 
 
-def _annotation(item: Any, places: Mapping[Id, int]) -> _Listed:
+def _annotation(_: int, item: Any, places: Mapping[Id, int]) -> _Listed:
     image, file_name = _value(item, "image_id", "a whole number or text"), _value(item, "file_name", "text")
     segments = []
     for place, segment in enumerate(_value(item, "segments_info", "a list")):

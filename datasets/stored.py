@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import numpy as np
-import torch
 
-from vidapt.clip import IGNORE, Clip, PanopticTarget
+from vidapt.clip import IGNORE
 from vidapt.datasets.clip_dataset import ClipDataset, Labels, Sample, VideoTimes
 from vidapt.datasets.sample_store import SampleStore
-from vidapt.errors import InputError
+from vidapt.errors import ConfigError, InputError
 from vidapt.io.images import (
     IMAGE_SUFFIXES,
     fitted_size,
@@ -53,6 +52,7 @@ class DatasetCard:
         licence: Terms of use in a few words.
         home: Where it is obtained.
         checked: Which files the reader was checked on.
+        unlabelled: Splits that have no labels in the release, or none that are read.
     """
 
     name: str
@@ -64,6 +64,7 @@ class DatasetCard:
     licence: str
     home: str
     checked: Literal["checked on real files", "on generated files only"]
+    unlabelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,9 @@ class StoredDataset(ClipDataset):
     first_category: ClassVar[int] = 0
     """Category id that the official panoptic JSON files give to the first class."""
 
+    version: ClassVar[int] = 1
+    """Raised whenever the reader decodes the same files to other labels, so that nothing kept from before is used."""
+
     split_has_labels: bool = False
     """True if the split has label files, whether or not they are read."""
 
@@ -270,8 +274,14 @@ class StoredDataset(ClipDataset):
         return find_space(self.own_space())
 
     def _select(self, videos: list[Video]) -> list[Video]:
-        picked = (select_frames(video, self.options.every, self.options.context) for video in videos)
+        picked = [select_frames(video, self.options.every, self.options.context) for video in videos]
         found = _spread([video for video in picked if video.frames], self.options.videos)
+        kept = {video.name for video in found}
+        self._whole = {
+            video.name: tuple(frame.name for frame in video.frames)
+            for video, chosen in zip(videos, picked, strict=True)
+            if video.name in kept and len(chosen.frames) < len(video.frames)
+        }
         if not found and self.index_problems:
             first = self.index_problems[0]
             raise InputError(f"no frame of {self.root} can be used; the first problem: {first.file} {first.reason}")
@@ -308,6 +318,11 @@ class StoredDataset(ClipDataset):
         """Name under which predictions of a frame are stored."""
         return self.frame(video, position).name
 
+    def whole_video(self, video: int) -> tuple[str, ...]:
+        """Names of all frames of a video in order, those too that ``every``, ``context`` or ``without`` leave out."""
+        chosen = self._index[video]
+        return self._whole.get(chosen.name) or tuple(frame.name for frame in chosen.frames)
+
     def without(self, names: Iterable[str]) -> None:
         """Leave out the frames with these names, for example damaged ones; no clip reaches across the gap.
 
@@ -323,6 +338,8 @@ class StoredDataset(ClipDataset):
                 f"{self.card.title} split {self.split!r} in {self.root}: {lost} is left without the {len(left_out)} "
                 "frames to leave out; mend their files"
             )
+        before = {video.name: tuple(frame.name for frame in video.frames) for video in self._index}
+        self._whole = {video.name: self._whole.get(video.name) or before[video.name] for video in videos}
         self._index = videos
         super().__init__(
             [_times(video) for video in videos],
@@ -351,10 +368,17 @@ class StoredDataset(ClipDataset):
         rows, size = self._target_size(labels.semantic.shape[0], labels.semantic.shape[1])
         return _scaled_labels(labels, rows, size)
 
-    def _assemble(self, video: int, positions: Sequence[int], samples: Sequence[Sample]) -> Clip:
-        clip = super()._assemble(video, positions, samples)
-        # Clips of one data set must be alike: one between two labelled frames has a target that says nothing.
-        return replace(clip, target=no_labels(clip)) if self.labelled and clip.target is None else clip
+    def _clip_starts(self, video: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of labelled data only the clips that hold a labelled frame."""
+        if not self.labelled:
+            return starts
+        counts = np.cumsum([0, *(bool(frame.labels) for frame in self._index[video].frames)])
+        ends = starts + (self.clip_length - 1) * self.interval
+        if self.interval == 1:
+            return starts[counts[ends + 1] > counts[starts]]
+        has = np.diff(counts) > 0
+        steps = np.arange(self.clip_length) * self.interval
+        return starts[has[starts[:, None] + steps].any(1)]
 
     def _read(self, video: int, position: int) -> Sample:
         frame = self.frame(video, position)
@@ -369,8 +393,9 @@ class StoredDataset(ClipDataset):
 
     def describe(self) -> tuple[object, ...]:
         """What the content of a read frame depends on besides its files."""
-        options = self.options
-        return (self.card.name, self.own_space(), options.height, options.fit, options.trim, self.labelled)
+        options, space = self.options, self.own_label_space()
+        meaning = (self.own_space(), space.names, self._own_ids.table.tobytes())
+        return (self.card.name, self.version, *meaning, options.height, options.fit, options.trim, self.labelled)
 
     def read_checked(self, frame: Frame, size: tuple[int, int]) -> Labels:
         """Labels of a frame whose picture has ``size`` (H, W), unscaled.
@@ -413,7 +438,7 @@ class StoredDataset(ClipDataset):
         """The rows that are kept of a stored picture, and the size (H, W) that they are scaled to."""
         top, bottom = self.options.trim
         if top + bottom >= height:
-            raise InputError(f"trim [{top}, {bottom}] leaves no row of pictures that are {height} rows high")
+            raise ConfigError(f"trim [{top}, {bottom}] leaves no row of pictures that are {height} rows high")
         stored = (height - top - bottom, width)
         box = self.options.fit
         size = scaled_size(stored, self.options.height) if box is None else fitted_size(stored, box)
@@ -431,15 +456,6 @@ class _IdTable:
 
     allowed: NDArray[np.int64]
     table: NDArray[np.uint8] = field(repr=False)
-
-
-def no_labels(clip: Clip) -> PanopticTarget:
-    """A target for the frames of ``clip`` in which no frame is labelled."""
-    frames = clip.frames
-    semantic = frames.new_full((len(frames), *frames.shape[-2:]), IGNORE)
-    return PanopticTarget(
-        semantic, torch.zeros(semantic.shape, dtype=torch.int32), torch.zeros(len(frames), dtype=torch.bool)
-    )
 
 
 def _id_table(space: LabelSpace) -> _IdTable:
@@ -473,12 +489,13 @@ def _without_labels(video: Video) -> Video:
 
 
 def stamp(path: Path) -> tuple[str, int, int]:
-    """Name, size in bytes and time of change of a file; (name, -1, -1) if it is missing."""
+    """Real path, size in bytes and time of change of a file; (path, -1, -1) if it is missing."""
+    name = os.path.realpath(path)
     try:
         status = path.stat()
     except OSError:
-        return (str(path), -1, -1)
-    return (str(path), status.st_size, status.st_mtime_ns)
+        return (name, -1, -1)
+    return (name, status.st_size, status.st_mtime_ns)
 
 
 def files_below(root: Path, folder: str, ending: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:

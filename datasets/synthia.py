@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
 from vidapt.io.images import read_deep_colours
 from vidapt.labels import LabelSpace, find_space
@@ -47,12 +48,24 @@ class Synthia(StoredDataset):
         """List ``RGB``."""
         base = f"{FOLDER}/" if (self.root / FOLDER).is_dir() else ""
         paths = [PurePosixPath(image) for image in files_below(self.root, f"{base}RGB", ".png")]
-        return [_still(path, f"{base}GT/LABELS/{path.name}") for path in paths if path.stem.isdecimal()]
+        videos = [_still(path, f"{base}GT/LABELS/{path.name}") for path in paths if path.stem.isdecimal()]
+        rule = "by its number, as pictures of SYNTHIA are"
+        problems = [misnamed(str(path), rule) for path in paths if not path.stem.isdecimal()]
+        if self.labelled:
+            labels = files_below(self.root, f"{base}GT/LABELS", ".png")
+            problems += missing_pictures(labels, used_labels(videos), _picture)
+        self.index_problems = tuple(problems)
+        return videos
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode classes and instances of a ``GT/LABELS`` picture."""
         semantic, number, _ = np.moveaxis(read_deep_colours(self.root / frame.labels[0]), -1, 0)
         return semantic, thing_instances(semantic, number, find_space(self.space))
+
+
+def _picture(label: str) -> tuple[str, str]:
+    path = PurePosixPath(label)
+    return path.stem, str(path.parents[2] / "RGB" / path.name)
 
 
 def _still(image: PurePosixPath, label: str) -> Video:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.listing import misnamed, missing_pictures
 from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
 from vidapt.datasets.synthia import HOME, LICENCE, thing_instances
 from vidapt.errors import InputError
@@ -74,19 +75,37 @@ class SynthiaSeq(StoredDataset):
     def find_videos(self) -> list[Video]:
         """List the chosen sequences, or the one of the flat layout."""
         if (self.root / "rgb").is_dir():
-            return [_video(self.root.resolve().name, files_below(self.root, "rgb", ".png"), "label", "")]
+            return [self._video(self.root.resolve().name, "rgb", "label", "")]
         if len(set(self.sequences)) < len(self.sequences):
             raise InputError(f"sequences {', '.join(self.sequences)} name one twice; list each once")
         return [self._sequence(name) for name in self.sequences]
 
     def _sequence(self, name: str) -> Video:
-        images = files_below(self.root, f"{name}/RGB/{self.camera_view}", ".png")
-        if not images:
+        video = self._video(
+            name,
+            f"{name}/RGB/{self.camera_view}",
+            f"{name}/GT/LABELS/{self.camera_view}",
+            f"{PurePosixPath(name).name}_",
+        )
+        if not video.frames and not self.index_problems:
             raise InputError(
                 f"{self.root} holds no pictures {name}/RGB/{self.camera_view}/<number>.png; choose sequences, camera "
                 "and view that are there"
             )
-        return _video(name, images, f"{name}/GT/LABELS/{self.camera_view}", f"{PurePosixPath(name).name}_")
+        return video
+
+    def _video(self, name: str, folder: str, label_folder: str, prefix: str) -> Video:
+        """The frames of ``folder``, their names after ``prefix``; notes its problems."""
+        paths = [PurePosixPath(image) for image in files_below(self.root, folder, ".png")]
+        frames = tuple(_frame(path, label_folder, prefix) for path in paths if path.stem.isdecimal())
+        rule = "by its number, as pictures of SYNTHIA are"
+        problems = [misnamed(str(path), rule) for path in paths if not path.stem.isdecimal()]
+        if self.labelled and paths:
+            labels = files_below(self.root, label_folder, ".png")
+            used = {label for frame in frames for label in frame.labels}
+            problems += missing_pictures(labels, used, lambda label: _picture(label, folder, prefix))
+        self.index_problems = (*self.index_problems, *problems)
+        return Video(name, frames, fps=FPS)
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode classes and instances of a ``GT/LABELS`` picture."""
@@ -95,11 +114,11 @@ class SynthiaSeq(StoredDataset):
         return semantic, np.where(number > 0, instance, 0)
 
 
-def _video(name: str, images: Sequence[str], label_folder: str, prefix: str) -> Video:
-    paths = (PurePosixPath(image) for image in images)
-    frames = tuple(
-        Frame(f"{prefix}{path.stem}", str(path), (f"{label_folder}/{path.name}",), number=int(path.stem))
-        for path in paths
-        if path.stem.isdecimal()
-    )
-    return Video(name, frames, fps=FPS)
+def _frame(image: PurePosixPath, label_folder: str, prefix: str) -> Frame:
+    label = f"{label_folder}/{image.name}"
+    return Frame(f"{prefix}{image.stem}", str(image), (label,), number=int(image.stem))
+
+
+def _picture(label: str, folder: str, prefix: str) -> tuple[str, str]:
+    path = PurePosixPath(label)
+    return f"{prefix}{path.stem}", f"{folder}/{path.name}"

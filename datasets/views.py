@@ -132,9 +132,14 @@ class IgnoredRows:
     def __getitem__(self, index: int) -> Clip:
         clip = self.dataset[index]
         height = clip.frames.shape[-2]
+        if self.top + self.bottom >= height:
+            raise InputError(
+                f"ignored_rows [{self.top}, {self.bottom}] leave nothing of frames that are {height} rows high; "
+                "they are rows of the scaled frame, so change them with its height"
+            )
         rows = torch.zeros(height, dtype=torch.bool)
         rows[: self.top] = True
-        rows[max(0, height - self.bottom) :] = True
+        rows[height - self.bottom :] = True
         return replace(clip, ignored=rows[None, :, None].repeat(len(clip.frames), 1, clip.frames.shape[-1]))
 
 
@@ -185,31 +190,53 @@ class Mixture:
 
     Args:
         datasets: Clips, all in one label space.
-        shares: Positive sampling weights, one for each.
+        shares: Positive sampling weights, one for each; exact to one in ``LONGEST_PATTERN`` places.
+
+    Raises:
+        ConfigError: If a share is so small that an epoch would be longer than ``LONGEST_EPOCH``.
     """
+
+    LONGEST_PATTERN = 1 << 20
+    LONGEST_EPOCH = 50_000_000
 
     def __init__(self, datasets: Sequence[Any], shares: Sequence[float]) -> None:
         self.datasets = list(datasets)
         self.label_space: LabelSpace | None = getattr(self.datasets[0], "label_space", None)
-        fractions = np.asarray(shares, np.float64) / sum(shares)
         sizes = [len(dataset) for dataset in self.datasets]
-        total = ceil(max(size / fraction for size, fraction in zip(sizes, fractions, strict=True)) - 1e-9)
-        self._owner = _interleave(fractions, total)
+        self._owner = _interleave(_slots(np.asarray(shares, np.float64), sizes, self.LONGEST_PATTERN))
+        self._slots = np.bincount(self._owner, minlength=len(self.datasets))
         self._turn = np.zeros(len(self._owner), np.int64)
-        for number in range(len(self.datasets)):
-            mine = self._owner == number
-            self._turn[mine] = np.arange(mine.sum())
+        for number, count in enumerate(self._slots.tolist()):
+            self._turn[self._owner == number] = np.arange(count)
+        rounds = max(ceil(size / count) for size, count in zip(sizes, self._slots.tolist(), strict=True))
+        self._length = rounds * len(self._owner)
+        if self._length > self.LONGEST_EPOCH:
+            raise ConfigError(
+                f"weights {list(shares)} make an epoch of {self._length} clips, because the smallest data set by share "
+                "is read once in it; use weights that are closer to each other"
+            )
 
     def __len__(self) -> int:
-        return len(self._owner)
+        return self._length
 
     def __getitem__(self, index: int) -> Any:
-        dataset = self.datasets[int(self._owner[index])]
-        return dataset[int(self._turn[index]) % len(dataset)]
+        if not -self._length <= index < self._length:
+            raise IndexError(f"clip {index} of {self._length}")
+        turn, place = divmod(index % self._length, len(self._owner))
+        owner = int(self._owner[place])
+        dataset = self.datasets[owner]
+        return dataset[(turn * int(self._slots[owner]) + int(self._turn[place])) % len(dataset)]
 
 
-def _interleave(fractions: NDArray[np.float64], total: int) -> NDArray[np.uint8]:
-    """uint8 (total,): which data set each place belongs to; each is as evenly spread as its share allows."""
-    places = [(np.arange(round(total * fraction)) + 0.5) / (total * fraction) for fraction in fractions]
-    owners = np.concatenate([np.full(len(own), number, np.uint8) for number, own in enumerate(places)])
-    return owners[np.argsort(np.concatenate(places), kind="stable")]
+def _slots(shares: NDArray[np.float64], sizes: Sequence[int], longest: int) -> list[int]:
+    """How often each data set occurs in a pattern: of one epoch, or of ``longest`` places where that is longer."""
+    fractions = shares / shares.sum()
+    length = min(longest, ceil((np.asarray(sizes) / fractions).max() - 1e-9))
+    return [max(1, round(fraction * length)) for fraction in fractions.tolist()]
+
+
+def _interleave(slots: Sequence[int]) -> NDArray[np.uint8]:
+    """Which data set each place of a pattern belongs to; each is as evenly spread as it can be."""
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in slots])
+    owners = np.repeat(np.arange(len(slots), dtype=np.uint8), slots)
+    return owners[np.argsort(places, kind="stable")]

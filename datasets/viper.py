@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -15,6 +16,8 @@ import cv2
 import numpy as np
 
 from vidapt.clip import IGNORE
+from vidapt.datasets.instance_colours import tagged_instances
+from vidapt.datasets.listing import misnamed, missing_pictures
 from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids, read_label
@@ -32,7 +35,8 @@ class Viper(StoredDataset):
 
     Pictures and labels are released in parts, for example the labels of every tenth frame alone, so a frame without a
     ``cls`` picture is an unlabelled frame. Key frames are those whose labels are at hand, and all frames of a split
-    that has none. A picture that is there as PNG and as JPEG is read as PNG.
+    that has none. A picture that is there as PNG and as JPEG is read as PNG. A label without a picture is a problem
+    only where its part is at hand: its sequence, and pictures whose numbers end in the same digit.
 
     Args:
         ego_vehicle: "ignore" gives no label to the car that touches the middle of the lowest row, the hood of the
@@ -57,6 +61,7 @@ class Viper(StoredDataset):
         licence="research only",
         home="https://playing-for-benchmarks.org",
         checked="on generated files only",
+        unlabelled=("test",),
     )
     space = "viper"
 
@@ -77,12 +82,17 @@ class Viper(StoredDataset):
 
     def find_videos(self) -> list[Video]:
         """List ``img``, and ``cls`` to know which frames are labelled."""
-        found = {}
+        found, problems = {}, []
         for path in files_below(self.root, f"{self.split}/img", (".jpg", ".png")):
             if match := _IMAGE.fullmatch(path):
                 found[match[2]] = (match[1], path)
+            else:
+                problems.append(misnamed(path, "<sequence>/<sequence>_<frame>, as pictures of VIPER are"))
         labels = set() if self.split == "test" else set(files_below(self.root, f"{self.split}/cls", ".png"))
         frames = [self._frame(name, *place, labels) for name, place in found.items()]
+        if self.labelled:
+            problems += missing_pictures(_of_parts(labels, found), _cls_files(frames), self._picture)
+        self.index_problems = tuple(problems)
         return [
             Video(sequence, tuple(group), fps=FPS) for sequence, group in groupby(frames, lambda frame: frame.name[:3])
         ]
@@ -92,6 +102,10 @@ class Viper(StoredDataset):
         files = tuple(f"{self.split}/{kind}/{sequence}/{name}.png" for kind in kinds)
         found = files[0] in labels
         return Frame(name, image, files if found else (), number=int(name[4:]), key=found or not labels)
+
+    def _picture(self, label: str) -> tuple[str, str]:
+        name = label.rpartition("/")[2][:-4]
+        return name, f"{self.split}/img/{name[:3]}/{name}.png"
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode ``cls`` and ``inst`` pictures."""
@@ -110,29 +124,16 @@ class Viper(StoredDataset):
         return (*super().describe(), self.ego_vehicle)
 
 
-def tagged_instances(picture: NDArray[np.int32], semantic: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
-    """Instances of a colour picture whose red is the class id and whose 256 · green + blue is a number.
+def _cls_files(frames: Iterable[Frame]) -> list[str]:
+    return [frame.labels[0] for frame in frames if frame.labels]
 
-    Args:
-        picture: int32 (H,W,3) RGB.
-        semantic: int32 (H,W) class ids of the semantic label; where they differ from the red channel, edges as a
-            rule, the number belongs to another class and the pixel to no instance.
-        path: Named in errors.
 
-    Returns:
-        int32 (H,W), below 2**24: ``class id · 65536 + number``, which is unique over classes; 0 where the number is 0.
-
-    Raises:
-        InputError: If the picture has no colours or another size.
-    """
-    if picture.ndim != 3 or picture.shape[:2] != semantic.shape:
-        raise InputError(
-            f"{path} has shape {list(picture.shape)}; an instance picture of {list(semantic.shape)} labels must have "
-            f"shape {[*semantic.shape[:2], 3]}"
-        )
-    red, green, blue = np.moveaxis(picture, -1, 0)
-    number = 256 * green + blue
-    return np.where((number > 0) & (red == semantic), red * 65536 + number, 0)
+def _of_parts(labels: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The label files whose sequence, and whose last digit anywhere, is among the names of pictures, in order."""
+    known = list(names)
+    sequences, digits = {name[:3] for name in known}, {name[-1] for name in known}
+    matches = ((label, _IMAGE.fullmatch(label)) for label in sorted(labels))
+    return [label for label, match in matches if match and match[1] in sequences and match[2][-1] in digits]
 
 
 def ego_vehicle_mask(semantic: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
-from statistics import multimode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
+from vidapt.datasets.listing import misnamed, missing_pictures, usual_step
+from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
 from vidapt.errors import InputError
 from vidapt.io.images import read_label
 
@@ -46,6 +45,7 @@ class VipSeg(StoredDataset):
         licence="non-commercial research",
         home="https://github.com/VIPSeg-Dataset/VIPSeg-Dataset",
         checked="on generated files only",
+        unlabelled=("test",),
     )
     space = "vipseg"
     has_instances = True
@@ -53,9 +53,13 @@ class VipSeg(StoredDataset):
     def find_videos(self) -> list[Video]:
         """List the pictures of the videos that ``<split>.txt`` names."""
         folder = "imgs" if (self.root / "imgs").is_dir() else "images"
-        return [self._video(folder, name) for name in self._names()]
+        self._problems: list[Problem] = []
+        videos = [video for name in self._names() if (video := self._video(folder, name))]
+        self.index_problems = tuple(self._problems)
+        return videos
 
     def _names(self) -> list[str]:
+        """The videos of the split; what is no name of a video is left out and becomes a problem."""
         path = self.root / f"{self.split}.txt"
         try:
             names = path.read_text("utf-8").split()
@@ -64,22 +68,37 @@ class VipSeg(StoredDataset):
             raise InputError(
                 f"{path} cannot be read: {reason}; it lists the videos of the split, one a line"
             ) from error
-        wrong = next((name for name in names if not re.fullmatch(r"[\w-]+", name)), None)
-        if wrong is not None:
-            raise InputError(f"{path} lists {wrong!r}, which is no name of a video (letters, digits, _ and -)")
-        return list(dict.fromkeys(names))
+        wrong = [name for name in dict.fromkeys(names) if not re.fullmatch(r"[\w-]+", name)]
+        reason = "lists {!r}, which is no name of a video (letters, digits, _ and -)"
+        self._problems += [Problem("", path.name, reason.format(name)) for name in wrong]
+        return [name for name in dict.fromkeys(names) if name not in wrong]
 
-    def _video(self, folder: str, name: str) -> Video:
-        frames = [self._frame(name, image) for image in files_below(self.root, f"{folder}/{name}", (".jpg", ".png"))]
+    def _video(self, folder: str, name: str) -> Video | None:
+        images = files_below(self.root, f"{folder}/{name}", (".jpg", ".png"))
+        strange = [image for image in images if not _number(image).isdecimal()]
+        self._problems += [misnamed(image, "by its frame number, as pictures of VIPSeg are") for image in strange]
+        frames = [self._frame(name, image) for image in images if image not in strange]
+        if not images:
+            reason = f"has no pictures, but {self.split}.txt lists the video"
+            self._problems.append(Problem(name, f"{folder}/{name}", reason))
+        elif self.labelled and self.split != "test":
+            self._problems += self._missing(name, images[0], frames)
         if not frames:
-            raise InputError(f"{self.root / folder / name} has no pictures, but {self.split}.txt lists the video")
+            return None
         step = usual_step([frame.number for frame in frames])
         return Video(name, tuple(frames), fps=FPS * step, step=step)
 
+    def _missing(self, video: str, image: str, frames: Sequence[Frame]) -> list[Problem]:
+        """Problems of the masks of a video without a picture, which would be named like ``image``."""
+        labels = files_below(self.root, f"panomasks/{video}", ".png")
+        used = {label for frame in frames for label in frame.labels}
+        folder = image.rpartition("/")[0]
+        return missing_pictures(
+            labels, used, lambda label: (f"{video}_{_number(label)}", f"{folder}/{_number(label)}{image[-4:]}")
+        )
+
     def _frame(self, video: str, image: str) -> Frame:
-        number = image.rpartition("/")[2][:-4]
-        if not number.isdecimal():
-            raise InputError(f"{image} is not named by its frame number, as pictures of VIPSeg are; remove it")
+        number = _number(image)
         labels = (f"panomasks/{video}/{number}.png",) if self.split != "test" else ()
         return Frame(f"{video}_{number}", image, labels, int(number))
 
@@ -88,13 +107,9 @@ class VipSeg(StoredDataset):
         return split_codes(read_label(self.root / frame.labels[0]))
 
 
-def usual_step(numbers: Sequence[int]) -> int:
-    """The commonest distance of neighbours in rising numbers, the smallest of several; 1 for a single number.
-
-    >>> usual_step([88, 91, 94, 100])
-    3
-    """
-    return min(multimode(later - earlier for earlier, later in pairwise(numbers)), default=1)
+def _number(file: str) -> str:
+    """The stem of a file, which should be its frame number."""
+    return file.rpartition("/")[2][:-4]
 
 
 def split_codes(mask: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

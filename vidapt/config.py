@@ -287,6 +287,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> Recipe:
+        for name, data in (("validation", self.validation), ("evaluation", self.evaluation)):
+            if isinstance(data, StoredData) and data.cache is not None:
+                raise ValueError(
+                    f"{name}.cache: kept pictures are compressed; what is scored is read from the originals"
+                )
+        if self.target is not None and (self.target.weight != 1 or self.target.mapping is not None):
+            raise ValueError("target.weight and target.mapping have no effect: the target is one, without labels")
+        return self
+
+    @model_validator(mode="after")
     def _method_needs_target(self) -> Recipe:
         if self.method is not None and self.target is None:
             raise ValueError("method needs a target: set target, or method: null for training on source labels only")

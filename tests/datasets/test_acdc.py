@@ -13,7 +13,8 @@ from PIL import Image
 from tests.datasets.miniature import acdc
 from tests.datasets.miniature.truth import TrueFrame, Truth
 from tests.datasets.reading import check_damaged_files, check_label_of_another_size, check_reading
-from vidapt.datasets.acdc import CONDITIONS, Acdc, label_file
+from vidapt.datasets.acdc import CONDITIONS, Acdc
+from vidapt.datasets.listing import label_file
 from vidapt.datasets.stored import Problem
 from vidapt.errors import InputError
 from vidapt.labels import find_space

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from tests.datasets.miniature import cityscapes_sequence
 from tests.datasets.toy import Toy, all_clips, write_video
-from vidapt.clip import Clip, collate
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
-from vidapt.datasets.stored import Frame, ReadOptions, Video, no_labels, select_frames
+from vidapt.datasets.stored import Frame, ReadOptions, Video, select_frames
 from vidapt.errors import InputError
 
 
@@ -156,13 +155,13 @@ def test_unlabelled_footage_keeps_the_same_frames(tmp_path: Path) -> None:
 )
 def test_no_clip_crosses_a_gap(tmp_path: Path, length: int, interval: int, expected: list[list[int]]) -> None:
     write_video(tmp_path / "a", [0, 1, 2, 5, 6, 9], [0])
-    dataset = Toy(tmp_path, clip_length=length, interval=interval)
+    dataset = Toy(tmp_path, clip_length=length, interval=interval, labelled=False)
     assert all_clips(dataset) == expected
 
 
 def test_no_clip_crosses_from_a_video_to_the_next(tmp_path: Path) -> None:
     write_video(tmp_path / "a", [0, 1], [0])
-    write_video(tmp_path / "b", [2, 3, 4], [2])
+    write_video(tmp_path / "b", [2, 3, 4], [3])
     dataset = Toy(tmp_path, clip_length=2)
     assert all_clips(dataset) == [[0, 1], [2, 3], [3, 4]]
     assert dataset[1].video == "b"
@@ -171,7 +170,8 @@ def test_no_clip_crosses_from_a_video_to_the_next(tmp_path: Path) -> None:
 
 def test_times_count_from_the_first_frame_over_gaps(tmp_path: Path) -> None:
     write_video(tmp_path / "a", [3, 4, 8], [3])
-    np.testing.assert_allclose([Toy(tmp_path)[item].times.item() for item in range(3)], [0, 0.1, 0.5])
+    dataset = Toy(tmp_path, labelled=False)
+    np.testing.assert_allclose([dataset[item].times.item() for item in range(3)], [0, 0.1, 0.5])
 
 
 def test_no_clip_fits(tmp_path: Path) -> None:
@@ -182,17 +182,27 @@ def test_no_clip_fits(tmp_path: Path) -> None:
         Toy(tmp_path, clip_length=0)
 
 
+def test_labelled_clips_hold_a_labelled_frame(tmp_path: Path) -> None:
+    write_video(tmp_path / "a", [0, 1, 2, 3, 4, 5], [1, 5])
+    pairs, alone = Toy(tmp_path, clip_length=2), Toy(tmp_path)
+    assert [pairs[item].target.labelled.tolist() for item in range(len(pairs))] == [
+        [False, True],
+        [True, False],
+        [False, True],
+    ]
+    assert [alone[item].indices.tolist() for item in range(len(alone))] == [[1], [5]]
+    apart = Toy(tmp_path, clip_length=2, interval=2)
+    assert [apart[item].indices.tolist() for item in range(len(apart))] == [[1, 3], [3, 5]]
+    assert len(Toy(tmp_path, clip_length=2, labelled=False)) == 5
+
+
 def test_frames_without_labels_ignore_everything(tmp_path: Path) -> None:
     write_video(tmp_path / "a", [0, 1, 2], [1])
-    pair, alone = Toy(tmp_path, clip_length=2), Toy(tmp_path)
-    assert [pair[item].target.labelled.tolist() for item in range(2)] == [[False, True], [True, False]]
-    empty = alone[0].target
-    assert empty.labelled.tolist() == [False]
-    assert (empty.semantic == 255).all()
-    assert (empty.instance == 0).all()
-    assert (empty.semantic.dtype, empty.instance.dtype) == (torch.uint8, torch.int32)
-    batch = collate([alone[0], alone[1]], [0, 1])
-    assert batch.target.labelled.tolist() == [[False], [True]]
+    target = Toy(tmp_path, clip_length=2)[0].target
+    assert target.labelled.tolist() == [False, True]
+    assert (target.semantic[0] == 255).all()
+    assert (target.instance[0] == 0).all()
+    assert (target.semantic.dtype, target.instance.dtype) == (torch.uint8, torch.int32)
 
 
 def test_videos_frame_by_frame(tmp_path: Path) -> None:
@@ -201,12 +211,5 @@ def test_videos_frame_by_frame(tmp_path: Path) -> None:
     frames = list(dataset.iterate_video(0))
     assert [int(image[0, 0, 0]) for image, _ in frames] == [0, 1, 2]
     assert [target is None for _, target in frames] == [True, False, True]
-    assert frames[1][1].semantic.tolist() == dataset[1].target.semantic.tolist()
+    assert frames[1][1].semantic.tolist() == dataset[0].target.semantic.tolist()
     assert [dataset.frame_name(0, place) for place in range(3)] == ["a_000", "a_001", "a_002"]
-
-
-def test_no_labels_has_the_shape_of_the_clip() -> None:
-    frames = torch.zeros(3, 3, 4, 5, dtype=torch.uint8)
-    target = no_labels(Clip(frames, "v", torch.arange(3), torch.arange(3).double()))
-    assert target.semantic.shape == target.instance.shape == (3, 4, 5)
-    assert target.labelled.tolist() == [False] * 3

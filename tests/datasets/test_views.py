@@ -136,7 +136,7 @@ def test_a_mapping_without_any_class_is_refused() -> None:
 # --- ignored rows
 
 
-@pytest.mark.parametrize(("top", "bottom"), [(0, 0), (3, 0), (0, 5), (3, 5), (20, 0), (12, 15), (40, 0), (0, 40)])
+@pytest.mark.parametrize(("top", "bottom"), [(0, 0), (3, 0), (0, 5), (3, 5), (19, 0), (12, 7)])
 def test_ignored_rows_lie_at_the_top_and_bottom(top: int, bottom: int) -> None:
     clip = IgnoredRows(Rows(), top, bottom)[1]
     rows = np.arange(20)
@@ -145,6 +145,21 @@ def test_ignored_rows_lie_at_the_top_and_bottom(top: int, bottom: int) -> None:
     assert clip.ignored.dtype == torch.bool
     assert np.array_equal(clip.ignored.numpy(), np.broadcast_to(expected[None, :, None], (2, 20, 30)))
     assert clip.video == "v1"
+
+
+@pytest.mark.parametrize(("top", "bottom"), [(20, 0), (12, 15), (0, 40)])
+def test_ignored_rows_leave_something(top: int, bottom: int) -> None:
+    with pytest.raises(InputError, match=rf"ignored_rows \[{top}, {bottom}\] leave nothing of frames that are 20 rows"):
+        IgnoredRows(Rows(), top, bottom)[0]
+
+
+def test_a_tiny_share_is_no_memory_but_a_long_epoch() -> None:
+    mixture = Mixture([range(9400), range(24964)], [1, 1e-3])
+    assert 24_900_000 < len(mixture) < 25_500_000
+    assert sum(array.nbytes for array in (mixture._owner, mixture._turn)) < 2e7
+    assert {mixture[0], mixture[len(mixture) - 1], mixture[-1]} <= set(range(24964))
+    with pytest.raises(ConfigError, match="make an epoch of"):
+        Mixture([range(9400), range(24964)], [1, 1e-5])
 
 
 def test_ignored_rows_keep_the_rest() -> None:

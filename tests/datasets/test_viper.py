@@ -10,7 +10,8 @@ from tests.datasets.miniature.truth import Truth
 from tests.datasets.miniature.viper import build
 from tests.datasets.reading import check_damaged_files, check_reading
 from vidapt.datasets.stored import ReadOptions
-from vidapt.datasets.viper import Viper, ego_vehicle_mask, tagged_instances
+from vidapt.datasets.instance_colours import tagged_instances
+from vidapt.datasets.viper import Viper, ego_vehicle_mask
 from vidapt.errors import InputError
 
 ROAD, PERSON, CAR, VAN = 3, 20, 24, 25

@@ -8,7 +8,8 @@ from PIL import Image
 from tests.datasets.miniature import vipseg
 from tests.datasets.reading import check_damaged_files, check_index, check_label_of_another_size, check_reading
 from vidapt.datasets.stored import ReadOptions
-from vidapt.datasets.vipseg import VipSeg, split_codes, usual_step
+from vidapt.datasets.listing import usual_step
+from vidapt.datasets.vipseg import VipSeg, split_codes
 from vidapt.errors import InputError
 from vidapt.labels import find_space
 

@@ -10,7 +10,7 @@ import pytest
 
 import vidapt
 
-ROOMS = ("vidapt.evaluation", "vidapt.models", "vidapt.tracking", "vidapt.io")
+ROOMS = ("vidapt.datasets", "vidapt.evaluation", "vidapt.io", "vidapt.jobs", "vidapt.models", "vidapt.tracking")
 
 
 def modules_with_examples() -> list[str]:

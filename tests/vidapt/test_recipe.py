@@ -239,7 +239,7 @@ def test_set_on_a_file(tmp_path: Path) -> None:
         ),
         (
             {"target": {"kind": "videos", "root": "v", "hight": 3}},
-            "unknown key 'target.hight'; did you mean 'height'? allowed: kind, weight, mapping, ignored_rows, root, height",
+            "unknown key 'target.hight'; did you mean 'height'? allowed: kind, weight, mapping, ignored_rows, root",
         ),
         ({"source": {"kind": "street_word"}}, "source.kind: unknown kind 'street_word'; did you mean 'street_world'?"),
         ({"source": {"seed": 3}}, "source: 'kind' is missing; allowed: street_world, videos"),

@@ -200,7 +200,7 @@ class SelfTrainingStep:
             parts["temporal_contrast"] = contrast.weight * temporal_contrast(
                 rearrange(self._network.project(output), "(b t) d h w -> b t d h w", b=target.frames.shape[0]),
                 pseudo.semantic,
-                (mixed.frames == target.frames).all(2),
+                _unchanged(mixed, target),
                 clip_flow(target.frames) if contrast.warp else None,
                 contrast,
                 clip_generators(self._seed, "temporal_contrast", target.samples, target.frames.device),
@@ -224,6 +224,12 @@ class SelfTrainingStep:
             return {}
         losses = self._network.instance_loss(output, mixed.target.flatten(), pixel_weight=mixed.weight.flatten(0, 1))
         return {name: weight * loss for name, loss in losses.items()}
+
+
+def _unchanged(mixed: MixedClips, target: ClipBatch) -> Tensor:
+    """bool (B,T,H,W): target pixels that nothing was pasted over and whose pseudo-labels count."""
+    same = (mixed.frames == target.frames).all(2)
+    return same if target.ignored is None else same & ~target.ignored
 
 
 def _labelled_losses(

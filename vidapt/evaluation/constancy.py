@@ -81,15 +81,24 @@ class VideoConstancy:
             UserError: If the two, or the frames of a video, differ in size.
         """
         _check_sizes(target.shape, predicted.shape)
+        self.check_size(target.shape)
         if self._previous is None or self._runs is None:
             self._runs = (np.ones(target.shape, np.uint8), np.ones(target.shape, np.uint8))
         else:
-            _check_sizes(self._previous[0].shape, target.shape)
             # A window counts once a frame follows it, which leaves out the last one of the video.
             self._count_windows(*self._runs)
             for runs, before, now in zip(self._runs, self._previous, (target, predicted), strict=True):
                 _extend_runs(runs, before == now)
         self._previous = (target.copy(), predicted.copy())
+
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Refuse a frame of another size (H, W) than the last one of the current video.
+
+        Raises:
+            UserError: If the sizes differ.
+        """
+        if self._previous is not None:
+            _check_sizes(self._previous[0].shape, shape)
 
     def _count_windows(self, target_runs: NDArray[np.uint8], predicted_runs: NDArray[np.uint8]) -> None:
         for length in self.windows:

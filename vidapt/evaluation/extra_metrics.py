@@ -61,6 +61,7 @@ class ExtraScores:
         cityscapes: The same by the definition of Cityscapes.
         instance_weighted: Instance-weighted IoU.
         constancy: VC by window length in frames; NaN where no window of that length counts.
+        unrated: True if average precision was asked for and no predicted thing has a score to rank it by.
     """
 
     boundary: PanopticScores | None
@@ -69,6 +70,7 @@ class ExtraScores:
     cityscapes: CityscapesScores | None
     instance_weighted: InstanceWeightedScores | None
     constancy: dict[int, float] | None
+    unrated: bool = False
 
     @property
     def averaged(self) -> dict[str, tuple[str, ...]]:
@@ -120,6 +122,7 @@ class ExtraMetrics:
         self._weighted = InstanceWeightedIou(space) if "instance_weighted" in metrics else None
         self._boundary = PanopticCounts.zeros(len(space)) if "boundary" in metrics else None
         self._constancy = VideoConstancy() if "constancy" in metrics else None
+        self._rated: bool | None = None
 
     def update(self, name: str, runs: FrameRuns) -> None:
         """Add the next frame of the current video.
@@ -129,8 +132,12 @@ class ExtraMetrics:
             runs: The frame.
 
         Raises:
-            UserError: If a frame of this name was added before, or its size differs from that before.
+            UserError: If a frame of this name was added before, its size differs from that before, or some predicted
+                things have a score and some have none (NaN) where average precision ranks them; the frame counts
+                nowhere then.
         """
+        if self._constancy is not None:
+            self._constancy.check_size(runs.shape)
         if isinstance(runs, InstanceRuns):
             self._update_precision(name, runs)
             if self._weighted is not None:
@@ -143,9 +150,11 @@ class ExtraMetrics:
     def _update_precision(self, name: str, runs: InstanceRuns) -> None:
         precisions = [precision for precision in (self._coco, self._cityscapes) if precision is not None]
         if precisions:
+            rated = _is_rated(name, runs, self._rated)
             overlaps = _instance_overlaps(runs, self.scored.space)
             for precision in precisions:
                 precision.update(name, overlaps)
+            self._rated = rated
 
     def _boundary_counts(self, runs: InstanceRuns) -> PanopticCounts:
         space = self.scored.space
@@ -161,13 +170,17 @@ class ExtraMetrics:
         """Add what ``other``, of the same settings, has counted on other videos.
 
         Raises:
-            UserError: If both have a frame of one name; nothing is added then.
+            UserError: If both have a frame of one name, or the predictions of one have scores and those of the other
+                have none; nothing is added then.
         """
+        if None not in (self._rated, other._rated) and self._rated != other._rated:
+            raise UserError("the predicted things of some videos have scores and those of others have none; rate all")
         # Average precision first: it alone can refuse, before it adds anything.
         if self._coco is not None and other._coco is not None:
             self._coco.merge(other._coco)
         if self._cityscapes is not None and other._cityscapes is not None:
             self._cityscapes.merge(other._cityscapes)
+        self._rated = other._rated if self._rated is None else self._rated
         if self._weighted is not None and other._weighted is not None:
             self._weighted.merge(other._weighted)
         if self._boundary is not None and other._boundary is not None:
@@ -176,14 +189,16 @@ class ExtraMetrics:
             self._constancy.merge(other._constancy)
 
     def result(self, *, has_instances: bool) -> ExtraScores:
-        """Scores over all videos; those that need instances are None without them."""
+        """Scores over all videos; those that need instances are None without them, AP also without any score."""
+        unrated = self._rated is False
         scores = ExtraScores(
             boundary=None if self._boundary is None else panoptic_scores(self._boundary, self.scored),
             boundary_ratio=self.boundary_ratio,
-            coco=None if self._coco is None else self._coco.result(),
-            cityscapes=None if self._cityscapes is None else self._cityscapes.result(),
+            coco=None if self._coco is None or unrated else self._coco.result(),
+            cityscapes=None if self._cityscapes is None or unrated else self._cityscapes.result(),
             instance_weighted=None if self._weighted is None else _weighted_scores(self._weighted, self.scored),
             constancy=None if self._constancy is None else self._constancy.result(),
+            unrated=unrated,
         )
         if has_instances:
             return scores
@@ -198,8 +213,22 @@ def _weighted_scores(weighted: InstanceWeightedIou, scored: ScoredClasses) -> In
     return InstanceWeightedScores(mean.value, by_name, scored.names(mean.classes), categories)
 
 
+def _is_rated(name: str, runs: InstanceRuns, before: bool | None) -> bool | None:
+    """Whether the predicted things of a frame have scores; ``before``, that of the frames before it, if it has none."""
+    rated = {not np.isnan(segment.score) for segment in runs.segments if segment.is_thing}
+    known = rated if before is None else rated | {before}
+    if len(known) > 1:
+        raise UserError(
+            f"frame {name!r}: some predicted things up to here have a score and some have none; average precision ranks "
+            "all or none of them, so give every thing a score"
+        )
+    return next(iter(known), None)
+
+
 def _instance_overlaps(runs: InstanceRuns, space: LabelSpace) -> InstanceOverlaps:
     # What is left out has no instance here, which makes it void, unlike the single instances of ignored classes.
     codes = instance_codes(runs.labels, np.where(runs.left_out, 0, runs.instance), space.is_thing)
     histogram = joint_histogram(codes, runs.predicted_codes(space), runs.counts)
-    return overlaps_of_histogram(histogram, {segment.id: segment.score for segment in runs.segments}, space)
+    # Without scores all rank alike; the outcome is not reported.
+    scores = {segment.id: 1.0 if np.isnan(segment.score) else segment.score for segment in runs.segments}
+    return overlaps_of_histogram(histogram, scores, space)

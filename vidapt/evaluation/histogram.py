@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -28,8 +28,16 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _TABLE_LIMIT = 1 << 20
 
 
-def category_of(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Train id of each segment code, -1 for void and for segments that are not scored."""
+@overload
+def category_of(codes: int) -> int: ...
+
+
+@overload
+def category_of(codes: NDArray[np.int64]) -> NDArray[np.int64]: ...
+
+
+def category_of(codes: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
+    """Train id of a segment code or of each of many, -1 for void and for segments that are not scored."""
     return codes % _CODE_STRIDE - 1
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from vidapt.clip import PanopticFrame
+from vidapt.clip import IGNORE, PanopticFrame
 from vidapt.errors import UserError
 from vidapt.evaluation.boundary import CITYSCAPES_RATIO
 from vidapt.evaluation.consistency import IdSwitches, TemporalConsistency
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from vidapt.labels import LabelSpace
 
+    Image = NDArray[np.uint8]
     Flow = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
@@ -132,6 +133,7 @@ class VideoEvaluator:
         return {name: getattr(self, name) for name in names} | {
             "metrics": self._extra.metrics,
             "boundary_ratio": self._extra.boundary_ratio,
+            "mapping": None if self._mapping is None else self._mapping.tobytes(),
         }
 
     def update(
@@ -165,19 +167,24 @@ class VideoEvaluator:
 
         Raises:
             UserError: If sizes or train ids do not fit, a thing of ``frame.ids`` is not among its segments, only some
-                frames have instances, or average precision has seen ``name`` before.
+                frames or things have instances or scores, or average precision has seen ``name`` before. The frame
+                counts nowhere then.
         """
-        semantic = frame.semantic if self._mapping is None else self._mapping[frame.semantic]
+        semantic = _train_ids(frame.semantic, "prediction")
+        semantic = semantic if self._mapping is None else self._mapping[semantic]
+        self._check_sizes(semantic, flow, image)
         quality = None
         if labelled:
             if target_semantic is None:
                 raise UserError(f"frame {frame.index} has no target; pass labelled=False for frames without labels")
             self._check_instances(target_instance is not None)
             name = name or f"video {self.videos:06d} frame {frame.index:06d}"
-            quality = self._score(name, self._runs(frame, semantic, np.asarray(target_semantic), target_instance))
-        else:
-            self._extra.end_stretch()
+            target = _train_ids(np.asarray(target_semantic), "target")
+            quality = self._score(name, self._runs(frame, semantic, target, target_instance))
+            self._has_instances = target_instance is not None
         self._compare(semantic, flow, image)
+        if not labelled:
+            self._extra.end_stretch()
         self._open = True
         self.frames += 1
         self.labelled_frames += labelled
@@ -191,7 +198,20 @@ class VideoEvaluator:
                 "a class mapping covers mIoU only; for PQ, VPQ and STQ predict in the label space of the target, "
                 "or pass target_instance=None"
             )
-        self._has_instances = given
+
+    def _check_sizes(self, semantic: NDArray[np.uint8], flow: Flow | None, image: Image | None) -> None:
+        """Refuse what could not be compared with the frame before, before anything of this one is counted."""
+        sizes = {semantic.shape}
+        if self._previous is not None and flow is not None:
+            sizes |= {self._previous[0].shape, flow[0].shape[:2], flow[1].shape}
+        elif self._previous is not None and image is not None and self._previous[1] is not None:
+            sizes |= {self._previous[0].shape, image.shape[:2], self._previous[1].shape[:2]}
+        if len(sizes) > 1:
+            named = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            raise UserError(
+                f"frames of a video, their pictures and their flow must be of one size, got {named}; resize them, or "
+                "end_video() where another video starts"
+            )
 
     def _runs(
         self,
@@ -224,7 +244,7 @@ class VideoEvaluator:
         self._switches.update(histogram)
         return count_matches(histogram, space.is_thing, len(space))
 
-    def _compare(self, semantic: NDArray[np.uint8], flow: Flow | None, image: NDArray[np.uint8] | None) -> None:
+    def _compare(self, semantic: NDArray[np.uint8], flow: Flow | None, image: Image | None) -> None:
         if self._previous is not None:
             previous, previous_image = self._previous
             if flow is not None:
@@ -258,6 +278,7 @@ class VideoEvaluator:
             self._check_instances(other._has_instances)
         # The only part that may refuse comes first.
         self._extra.merge(other._extra)
+        self._has_instances = other._has_instances if self._has_instances is None else self._has_instances
         self._semantic.merge(other._semantic)
         self._tubes.merge(other._tubes)
         self._stuff_overlaps += other._stuff_overlaps
@@ -319,6 +340,16 @@ class VideoEvaluator:
         names = {name: self.scored.names(mean.classes) for name, mean in means.items()}
         names |= {name: found.all.classes for name, found in panoptic.items()}
         return names if categories is None else names | {"miou_categories": categories.averaged}
+
+
+def _train_ids(labels: NDArray[Any], what: str) -> NDArray[Any]:
+    """Label map of a frame; one of another type than uint8 is checked for values that are no train ids."""
+    if labels.dtype != np.uint8 and labels.size and (labels.min() < 0 or labels.max() > IGNORE):
+        raise UserError(
+            f"the {what} has label {labels.min() if labels.min() < 0 else labels.max()}; train ids are 0..254 and "
+            f"{IGNORE} for ignore"
+        )
+    return labels
 
 
 def _means(scored: ScoredClasses, means: Mapping[str, Sequence[str | int]]) -> dict[str, tuple[int, ...]]:

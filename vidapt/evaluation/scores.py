@@ -205,7 +205,7 @@ class Scores:
         """One row per class for tables: ``ROW_HEAD`` (class, kind, scored or not), then what was measured of it.
 
         That is some of iou, iiou, pq, sq, rq, vpq (mean over ``windows``), pq_dagger, boundary_pq, ap_coco, ap50_coco,
-        ap_cityscapes and ap50_cityscapes; None where undefined, as AP of stuff is.
+        ap_cityscapes and ap50_cityscapes; None where undefined, as AP of stuff is, and for classes that are ignored.
         """
         return [self._row(name) for name in self.iou]
 
@@ -226,7 +226,8 @@ class Scores:
                 found = precision.per_class.get(name)
                 values = (None, None) if found is None else (found.ap, found.ap50)
                 row |= dict(zip((f"ap_{key}", f"ap50_{key}"), values, strict=True))
-        return {key: _plain(value) for key, value in row.items()}
+        ignored = self.unscored == "ignored" and name not in self.classes
+        return {key: None if ignored and key not in ROW_HEAD else _plain(value) for key, value in row.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data that ``json.dumps`` takes: the headline, the class rows and all details."""

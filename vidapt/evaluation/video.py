@@ -87,6 +87,7 @@ class TrackingScores:
         sq: Segmentation quality, mean IoU over the scored classes.
         tracks: Number of tracks of scored things.
         classes: Train ids that sq averages.
+        void: True if void was predicted on labelled pixels, which is one more class of IoU 0 in the mean of sq.
     """
 
     stq: float
@@ -94,6 +95,7 @@ class TrackingScores:
     sq: float
     tracks: int
     classes: tuple[int, ...]
+    void: bool
 
 
 class TrackingQuality:
@@ -149,10 +151,10 @@ class TrackingQuality:
     def end_video(self) -> None:
         """Close the current video: ids of the next one mean other objects."""
         for code in self._target:
-            self.tracks[code % 256 - 1] += 1
+            self.tracks[category_of(code)] += 1
         for (code, other), shared in self._shared.items():
             union = self._target[code] + self._predicted[other] - shared
-            self.association[code % 256 - 1] += shared * shared / union / self._target[code]
+            self.association[category_of(code)] += shared * shared / union / self._target[code]
         for counter in (self._target, self._predicted, self._shared):
             counter.clear()
 
@@ -172,9 +174,9 @@ class TrackingQuality:
         tracks = int(self.tracks[things].sum())
         aq = float(self.association[things].sum()) / tracks if tracks else float("nan")
         mean = scored.mean(iou_per_class(self.confusion))
-        with_void = len(mean.classes) + int(self.confusion[:, -1].any())
-        sq = mean.value * len(mean.classes) / with_void if mean.classes else float("nan")
-        return TrackingScores(float(np.sqrt(aq * sq)), aq, sq, tracks, mean.classes)
+        void = bool(self.confusion[:, -1].any())
+        sq = mean.value * len(mean.classes) / (len(mean.classes) + void) if mean.classes else float("nan")
+        return TrackingScores(float(np.sqrt(aq * sq)), aq, sq, tracks, mean.classes, void)
 
 
 def _add(counter: Counter, keys: Iterable, counts: NDArray[np.int64]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vidapt.errors import InputError
 from vidapt.io.frames import Reader, ReadFrame, Selection
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """File name endings that count as images, in lower case."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap rows and columns."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
@@ -112,16 +115,23 @@ def read_channels(path: str | Path) -> NDArray[Any]:
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """Size (H, W) of a picture file, from its head alone.
+    """Size (H, W) of a picture file turned upright as ``read_image`` does, from its head alone.
 
     Raises:
         InputError: If the file is missing or its head is damaged.
     """
     try:
         with Image.open(path) as picture:
-            return picture.height, picture.width
+            return upright_size(picture)
     except _UNREADABLE as error:
         raise InputError(f"{path} cannot be read as an image: {_reason(error)}") from error
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Size (H, W) of an opened picture after the turn that its EXIF orientation asks for; nothing is decoded."""
+    # Pillow has already turned the size of TIFF. The base class reads the head only; that of PNG decodes the picture.
+    turned = picture.format != "TIFF" and Image.Image.getexif(picture).get(ExifTags.Base.Orientation) in _SIDEWAYS
+    return picture.size if turned else (picture.height, picture.width)
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from glob import iglob
 from pathlib import Path
@@ -14,12 +15,17 @@ import torch
 
 from vidapt.clip import IGNORE, Clip
 from vidapt.config import CamVidData, Data, LabelledFolderData, Recipe, StoredData, StreetWorldData, VideosData
-from vidapt.datasets.stored import ReadOptions, StoredDataset
+from vidapt.datasets.stored import Problem, ReadOptions, StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
-from vidapt.engine.distributed import rank
+from vidapt.engine.distributed import on_main, rank
 from vidapt.errors import ConfigError, InputError
+from vidapt.jobs.describe import sections_of as sections_of
+from vidapt.jobs.progress import progress_bar
 from vidapt.labels import CITYSCAPES, LabelSpace
 from vidapt.mapping import find_mapping
+
+MANY_FILES = 5000
+"""Files from which looking at them before training shows a progress bar."""
 
 
 class ClipDataset(Protocol):
@@ -138,32 +144,53 @@ def training_source(
     return datasets[0] if len(datasets) == 1 else Mixture(datasets, [data.weight for data in sections])
 
 
-def training_target(data: Data, *, clip_length: int, interval: int, skipped: Path | None = None) -> Any:
-    """The unlabelled clips that a recipe adapts to; arguments as in ``training_source``.
+def training_target(
+    data: Data, *, clip_length: int, interval: int, skipped: Path | None = None, alone: bool = False
+) -> Any:
+    """The unlabelled clips that a recipe adapts to.
+
+    Args:
+        data: The data section.
+        clip_length: Frames per clip.
+        interval: Distance of a clip's frames in the video.
+        skipped: File that lists clips which turn out to be damaged, where the section says ``damaged: skip``.
+        alone: True if only this one of several processes calls.
 
     Raises:
         UserError: If files are missing or damaged ones are to be refused.
     """
-    dataset = _checked(data, build_dataset(data, clip_length=clip_length, interval=interval, labelled=False))
+    built = build_dataset(data, clip_length=clip_length, interval=interval, labelled=False)
+    dataset = _checked(data, built, alone=alone)
     dataset = _skipping(data, dataset, skipped)
     return IgnoredRows(dataset, *data.ignored_rows) if any(data.ignored_rows) else dataset
 
 
-def sections_of(source: Data | Sequence[Data]) -> list[Data]:
-    """The data sections of a recipe's ``source``, which is one or a list."""
-    return list(source) if isinstance(source, Sequence) else [source]
+def _checked(data: Data, dataset: Any, *, alone: bool = False) -> Any:
+    """Refuse or leave out damaged frames before training, as the section says, and say how many.
 
-
-def _checked(data: Data, dataset: Any) -> Any:
-    """Refuse or leave out damaged frames before training, as the section says, and say how many."""
+    The main process looks at the files and tells the others, unless it is ``alone`` in calling this.
+    """
     if not isinstance(data, StoredData):
         return dataset
-    from vidapt.datasets.integrity import describe_skipped, refuse_or_skip
+    from vidapt.datasets.integrity import describe_skipped
 
-    problems = refuse_or_skip(dataset, data.damaged)
-    if problems and rank() == 0:
+    problems = _damaged(data, dataset) if alone else on_main(lambda: _damaged(data, dataset))
+    if rank() == 0 and problems:
         print(f"{dataset.card.title}: {describe_skipped(problems)}", file=sys.stderr)
+    if rank() != 0 and problems:
+        dataset.without(problem.frame for problem in problems)
     return dataset
+
+
+def _damaged(data: StoredData, dataset: StoredDataset) -> list[Problem]:
+    """The problems of the frames that were left out, found with a progress bar where there are many files."""
+    from vidapt.datasets.integrity import refuse_or_skip
+
+    files = sum(1 + len(frame.labels) for frame in dataset.frames())
+    frames = sum(1 for _ in dataset.frames())
+    bar = progress_bar(f"looking at {data.kind} {data.split}", frames) if files > MANY_FILES else nullcontext()
+    with bar as advance:
+        return refuse_or_skip(dataset, data.damaged, advance=advance)
 
 
 def _skipping(data: Data, dataset: Any, record: Path | None) -> Any:

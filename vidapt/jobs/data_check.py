@@ -18,7 +18,7 @@ from vidapt.datasets.stored import Problem, StoredDataset
 from vidapt.errors import InputError
 from vidapt.jobs.data_open import open_named
 from vidapt.jobs.files import write_json
-from vidapt.jobs.parallel import in_processes
+from vidapt.jobs.parallel import in_processes, interruptible
 from vidapt.labels import CITYSCAPES
 from vidapt.mapping import find_mapping, unmapped_counts
 
@@ -43,6 +43,7 @@ class Checked:
         problems: Everything wrong; a frame may have several.
         pixels: Pixels by class name, "void" included.
         unmapped: Pixels of classes without a counterpart in Cityscapes, by class name.
+        bare_keys: Key frames without labels at hand, 0 in splits that have none in the release.
     """
 
     name: str
@@ -54,6 +55,12 @@ class Checked:
     problems: tuple[Problem, ...]
     pixels: dict[str, int]
     unmapped: dict[str, int]
+    bare_keys: int = 0
+
+    @property
+    def lacks_labels(self) -> bool:
+        """True if no frame has labels at hand, though the split has labels in the release."""
+        return self.labelled == 0 and self.bare_keys > 0
 
     @property
     def complete(self) -> bool:
@@ -87,8 +94,15 @@ def check(section: StoredData, *, jobs: int | None = None) -> Checked:
         labelled=sum(bool(frame.labels) for frame in frames),
         expected=None if _is_selection(section) else dataset.card.splits[section.split],
         problems=tuple(problems),
+        bare_keys=_bare_keys(dataset),
         **_pixels(dataset, counts),
     )
+
+
+def _bare_keys(dataset: StoredDataset) -> int:
+    if dataset.split in dataset.card.unlabelled:
+        return 0
+    return sum(frame.key and not frame.labels for frame in dataset.frames())
 
 
 def _is_selection(section: StoredData) -> bool:
@@ -111,13 +125,16 @@ def run_check(section: StoredData, *, jobs: int | None = None, json: Path | None
     Raises:
         InputError: If anything is wrong; after everything was printed and written.
     """
-    result = check(section, jobs=jobs)
+    with interruptible("not all frames were read; run the command again"):
+        result = check(section, jobs=jobs)
+    show(result, Console())
     if json is not None:
         write_json(json, {**asdict(result), "complete": result.complete})
-    show(result, Console())
     wrong = [f"{len(result.problems)} damaged or missing files"] if result.problems else []
     if not result.complete:
         wrong.append(f"{result.key_frames} key frames instead of {result.expected}")
+    if result.lacks_labels:
+        wrong.append("the split has labels, but none are at hand")
     if wrong:
         raise InputError(f"{result.name} {result.split} in {section.root} is not as published: {'; '.join(wrong)}")
 
@@ -127,8 +144,10 @@ def show(result: Checked, console: Console) -> None:
     official = "not certain" if result.expected is None else str(result.expected)
     console.print(
         f"{result.name} {result.split}: {result.frames} frames, {result.key_frames} key frames (official: {official}), "
-        f"{result.labelled} with labels, {len(result.problems)} problems",
+        f"{result.labelled} with labels, {len(result.problems)} problems"
+        + (f"; {result.bare_keys} key frames have no labels at hand" if result.bare_keys else ""),
         highlight=False,
+        soft_wrap=True,
     )
     if result.pixels:
         console.print(_shares(result))

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from vidapt.datasets.catalogue import CLASSES, find_dataset
 from vidapt.datasets.stored import DatasetCard
-from vidapt.jobs.plan import describe, describe_all
+from vidapt.jobs.describe import describe, describe_all
 from vidapt.recipe import load_recipe, recipe_names
 
 

@@ -23,7 +23,7 @@ from vidapt.datasets.stored import Frame, StoredDataset
 from vidapt.errors import InputError
 from vidapt.jobs.data import build_stored
 from vidapt.jobs.files import write_json
-from vidapt.jobs.parallel import in_processes
+from vidapt.jobs.parallel import in_processes, interruptible
 from vidapt.labels import LabelSpace, find_space
 from vidapt.mapping import find_mapping
 
@@ -57,8 +57,14 @@ def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> Counted
         jobs: Processes; None takes one a core.
 
     Raises:
-        InputError: If a frame is damaged.
+        InputError: If a frame is damaged or the index of the data set has problems.
     """
+    if dataset.index_problems:
+        first, count = dataset.index_problems[0], len(dataset.index_problems)
+        raise InputError(
+            f"the index of {dataset.card.title} {dataset.split} in {dataset.root} has {count} problems, the first: "
+            f"{first.file} {first.reason}; list them with 'vidapt data check' and mend them"
+        )
     frames = labelled_frames(dataset)
     key = statistics_key(dataset, frames)
     known = load_statistics(dataset.root, key)
@@ -90,7 +96,8 @@ def run_stats(
         json: File for the numbers.
     """
     dataset = build_stored(section)
-    counted = statistics_of(dataset, jobs=jobs)
+    with interruptible("nothing was kept; run the command again"):
+        counted = statistics_of(dataset, jobs=jobs)
     statistics = counted.statistics
     own = dataset.label_space
     if own is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from vidapt.errors import UserError, VidaptError
+from vidapt.errors import Interrupted, UserError, VidaptError
 from vidapt.jobs.progress import progress_bar
 
 Item = TypeVar("Item")
@@ -24,6 +26,19 @@ def default_jobs() -> int:
     """Number of processes where none is given: the cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@contextmanager
+def interruptible(what: str) -> Iterator[None]:
+    """Turn Ctrl-C into one line: ``what`` was interrupted and how it goes on.
+
+    Raises:
+        Interrupted: With exit code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {what}", signal.SIGINT) from None
 
 
 def in_processes(
@@ -75,9 +90,10 @@ def _spread(
 
 
 def _prepare(function: Callable[[Any, Any], Any], shared: object) -> None:
-    """Keep a worker to one thread and give it what all items share."""
+    """Keep a worker to one thread, let Ctrl-C end it without a word and give it what all items share."""
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     cv2.setNumThreads(0)
     _state.update(function=function, shared=shared)
 

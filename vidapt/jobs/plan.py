@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vidapt.clip import ClipBatch, collate
-from vidapt.config import Data, Recipe, StoredData, StreetWorldData
+from vidapt.config import Recipe
 from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged
-from vidapt.jobs.data import sections_of
+from vidapt.jobs.describe import describe, describe_all
 from vidapt.jobs.scored_videos import scored_space, scored_videos
 from vidapt.labels import LabelSpace
 from vidapt.mapping import ClassMapping, find_mapping
@@ -75,25 +75,6 @@ def plan(
         ("one step", f"{seconds:.2f} s{trial.note}"),
         ("ETA", str(timedelta(seconds=round(seconds * config.steps / processes)))),
     ]
-
-
-def describe(data: Data | None) -> str:
-    """One phrase that names a data section."""
-    if data is None:
-        return "none"
-    if isinstance(data, StreetWorldData):
-        return f"street_world {data.style} seed {data.seed}, {data.videos} generated videos of {data.frames} frames"
-    split = f" {data.split}" if isinstance(data, StoredData) else ""
-    return f"{data.kind}{split} {data.root}"
-
-
-def describe_all(source: Data | Sequence[Data]) -> str:
-    """One phrase that names all data sections of a recipe's ``source`` and their shares."""
-    sections = sections_of(source)
-    if len(sections) == 1:
-        return describe(sections[0])
-    total = sum(data.weight for data in sections)
-    return " + ".join(f"{describe(data)} ({data.weight / total:.0%})" for data in sections)
 
 
 def _files(name: str, dataset: Any) -> Rows:

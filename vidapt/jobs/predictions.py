@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vidapt.clip import FIRST_THING_ID, IGNORE, PanopticFrame, Segment
 from vidapt.datasets.panoptic_json import leaves_folder
 from vidapt.errors import ConfigError, InputError
 from vidapt.evaluation.histogram import compact
-from vidapt.io.coco import ID_LIMIT, decode_ids, read_header
+from vidapt.io.coco import ID_LIMIT, decode_ids, iterate_annotations, read_header
 from vidapt.io.images import read_label
 from vidapt.io.segmentation_folder import read_segmentation
 from vidapt.labels import LabelSpace
@@ -32,22 +32,65 @@ ENDINGS = ("", "_panoptic", "_gtFine_panoptic", "_leftImg8bit", "_gtFine_leftImg
 """What may follow the name of a frame in that of a picture: nothing, or what Cityscapes and its tools append."""
 
 
+@dataclass(frozen=True)
+class VideoFrames:
+    """Names of the frames of a video.
+
+    Attributes:
+        read: Those that are scored, in order.
+        whole: All of the recording; the same where none is left out.
+    """
+
+    read: tuple[str, ...]
+    whole: tuple[str, ...]
+
+
+class ClassPixels:
+    """Counts predicted pixels by class, before the classes are mapped; the state is int64 (256,), void last."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(IGNORE + 1, np.int64)
+
+    def add(self, frame: PanopticFrame) -> None:
+        """Count a frame."""
+        self.counts += np.bincount(frame.semantic.reshape(-1), minlength=IGNORE + 1)
+
+
 class Predictions(Protocol):
     """Predictions for the videos of a data set.
 
     Attributes:
         mapping: From the classes of the predictions to those that are scored.
+        names_classes: True if the predictions say which classes theirs are.
     """
 
     @property
     def mapping(self) -> ClassMapping:
         """From the classes of the predictions to those that are scored."""
 
-    def video(self, number: int) -> Lookup:
-        """Open the predictions for video ``number``."""
+    @property
+    def names_classes(self) -> bool:
+        """True if the predictions say which classes theirs are."""
+
+    def video(self, number: int, pixels: ClassPixels | None = None) -> Lookup:
+        """Open the predictions for video ``number``; ``pixels`` counts what is looked up."""
+
+    def refuse_missing(self, videos: Sequence[VideoFrames]) -> None:
+        """Look whether every frame has a prediction.
+
+        Raises:
+            InputError: If some have none; it names them.
+        """
 
 
-def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping, first_category: int = 0) -> Predictions:
+def open_predictions(
+    folder: Path,
+    videos: Sequence[str],
+    own: ClassMapping,
+    first_category: int = 0,
+    *,
+    frames: Sequence[VideoFrames] = (),
+) -> Predictions:
     """Find out which kind of predictions lie in ``folder``.
 
     Args:
@@ -56,31 +99,43 @@ def open_predictions(folder: Path, videos: Sequence[str], own: ClassMapping, fir
         own: From the label space of the ground truth files, whose ids a JSON without categories uses, to the one that
             is scored.
         first_category: Id of the first class in a JSON without categories.
+        frames: Frames of each video, so that the frames of segmentation folders are found where only some are scored;
+            without them, a frame is found by its position among those that are scored.
 
     Raises:
-        InputError: If nothing of the kind lies there, or a video has no predictions.
+        InputError: If nothing of the kind lies there, or videos have no predictions.
     """
     if not folder.exists():
         raise InputError(
             f"no predictions at {folder}; give a folder of segmentation folders or of panoptic PNG and JSON"
         )
     # A file of scores beside segmentation folders is no prediction.
-    by_video = bool(videos) and (folder / videos[0] / "panoptic.json").is_file()
+    by_video = any((folder / video / "panoptic.json").is_file() for video in videos)
     file = folder if folder.is_file() else None if by_video else _panoptic_json(folder)
     if file is not None:
         return PanopticFiles(file, own, one_video=len(videos) == 1, first_category=first_category)
-    return SegmentationFolders(tuple(_folder_of(folder, name, len(videos)) for name in videos), own)
+    return SegmentationFolders(_folders_of(folder, videos), own, tuple(frames))
 
 
 def _panoptic_json(folder: Path) -> Path | None:
     """The JSON file of panoptic pictures from another program; None where ``segment`` wrote the folder."""
     files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
-    if [file.name for file in files if file.name != "summary.json"] == ["panoptic.json"] and _is_ours(files[0]):
+    # Scores and summaries may lie beside it.
+    found = files if len(files) < 2 else [file for file in files if _has_annotations(file)]
+    if [file.name for file in found] == ["panoptic.json"] and _is_ours(found[0]):
         return None
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
+    if len(found) != 1 and files:
+        names = ", ".join(file.name for file in found or files)
         raise InputError(f"{folder} holds several JSON files ({names}); give the panoptic one: --predictions FILE.json")
-    return files[0] if files else None
+    return found[0] if found else None
+
+
+def _has_annotations(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and isinstance(data.get("annotations"), list)
 
 
 def _is_ours(path: Path) -> bool:
@@ -91,22 +146,40 @@ def _is_ours(path: Path) -> bool:
     return True
 
 
-def _folder_of(folder: Path, name: str, count: int) -> Path:
-    """The segmentation folder of the video ``name``, one of ``count``."""
-    own = folder / name
-    if own.is_dir() or count > 1 or not (folder / "panoptic.json").is_file():
-        folder = own
-    if not folder.is_dir():
+def _folders_of(folder: Path, videos: Sequence[str]) -> tuple[Path, ...]:
+    """The segmentation folder of each video; that of a single one may be ``folder`` itself."""
+    if len(videos) == 1 and not (folder / videos[0]).is_dir() and (folder / "panoptic.json").is_file():
+        return (folder,)
+    missing = [name for name in videos if not (folder / name).is_dir()]
+    if missing:
+        what = f"video {missing[0]!r}" if len(missing) == 1 else f"{len(missing)} videos ({_some(missing)})"
         raise InputError(
-            f"no segmentation of video {name!r}: {folder} does not exist; name folders after the videos, or put one "
-            "panoptic JSON there"
+            f"no segmentation of {what}: {folder / missing[0]} does not exist; name folders after the videos, or put "
+            "one panoptic JSON there"
         )
-    return folder
+    return tuple(folder / name for name in videos)
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    """The first names, quoted.
+
+    >>> _some(["a", "b", "c"], most=2)
+    "'a', 'b', ..."
+    """
+    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
 @dataclass(frozen=True)
 class SegmentationFolders:
     """Folders that ``vidapt segment`` wrote, one for each video.
+
+    A folder holds either exactly the frames that are scored, numbered from 0, or those of the whole recording by their
+    numbers there.
+
+    Attributes:
+        folders: One for each video.
+        own: From the label space of the ground truth to the one that is scored.
+        frames: Frames of each video; empty where nothing is left out.
 
     Raises:
         InputError: If one is damaged, they differ in their classes, or none of these is scored.
@@ -114,6 +187,8 @@ class SegmentationFolders:
 
     folders: tuple[Path, ...]
     own: ClassMapping
+    frames: tuple[VideoFrames, ...] = ()
+    names_classes: ClassVar[bool] = True
 
     @cached_property
     def mapping(self) -> ClassMapping:
@@ -125,19 +200,72 @@ class SegmentationFolders:
         (space,) = spaces.values()
         return _mapping(space, self.own, where)
 
-    def video(self, number: int) -> Lookup:
+    def video(self, number: int, pixels: ClassPixels | None = None) -> Lookup:
         """Read the folder of a video frame by frame."""
         folder, mapping = self.folders[number], self.mapping
         frames = read_segmentation(folder)
+        places = _places(folder, self.frames[number]) if self.frames else None
 
         def find(position: int, name: str, size: tuple[int, int]) -> PanopticFrame:
-            frame = next((found for found in frames if found.index >= position), None)
-            if frame is None or frame.index > position:
-                raise InputError(f"{folder} has no prediction for frame {position} ({name}); segment all frames")
-            _check_size(frame.ids, size, f"frame {position} of {folder}", name)
+            place = position if places is None else places[position]
+            frame = next((found for found in frames if found.index >= place), None)
+            if frame is None or frame.index > place:
+                raise InputError(f"{folder} has no prediction for frame {place} ({name}); segment all frames")
+            _check_size(frame.ids, size, f"frame {place} of {folder}", name)
+            if pixels is not None:
+                pixels.add(frame)
             return remap_frame(frame, mapping)
 
         return find
+
+    def refuse_missing(self, videos: Sequence[VideoFrames]) -> None:
+        """Compare the frame numbers of the folders with those that are needed.
+
+        Raises:
+            InputError: If some are missing, or it cannot be told which frames a folder holds.
+        """
+        missing = []
+        for folder, frames in zip(self.folders, videos, strict=True):
+            held = set(_indices(folder))
+            pairs = zip(_places(folder, frames), frames.read, strict=True)
+            missing += [(folder, place, name) for place, name in pairs if place not in held]
+        if len(missing) == 1:
+            folder, place, name = missing[0]
+            raise InputError(f"{folder} has no prediction for frame {place} ({name}); segment all frames")
+        if missing:
+            folders = dict.fromkeys(str(folder) for folder, _, _ in missing)
+            raise InputError(
+                f"{len(missing)} frames have no prediction in {', '.join([*folders][:3])}"
+                f"{' and others' if len(folders) > 3 else ''}: {_some([name for _, _, name in missing])}; "
+                "segment all frames"
+            )
+
+
+def _indices(folder: Path) -> list[int]:
+    """Numbers of the frames of a segmentation folder."""
+    return [int(record["image_id"]) for record in iterate_annotations(folder / "panoptic.json")]
+
+
+def _places(folder: Path, frames: VideoFrames) -> list[int]:
+    """The numbers that the scored frames have in a segmentation folder.
+
+    Raises:
+        InputError: If the folder holds neither the scored frames alone nor those of the whole recording.
+    """
+    read, whole = len(frames.read), len(frames.whole)
+    if read == whole:
+        return list(range(read))
+    held = _indices(folder)
+    counted = held == list(range(len(held)))
+    if counted and len(held) == read:
+        return held
+    if counted and len(held) < whole:
+        raise InputError(
+            f"{folder} holds {len(held)} frames numbered from 0, but the video has {whole}, of which {read} are "
+            "scored, so it is not clear which they are; segment all frames of the video, or just those that are scored"
+        )
+    number = {name: place for place, name in enumerate(frames.whole)}
+    return [number[name] for name in frames.read]
 
 
 def _space_of(folder: Path) -> LabelSpace:
@@ -185,7 +313,7 @@ class PanopticFiles:
     A picture belongs to a frame if the annotation's ``image_id``, its file name without ending, or that of the image
     listed under this id is the frame's name (``ENDINGS`` may follow it; the parts of a path may be joined by ``_``).
     Categories are matched by name; without ``categories`` in the file, their ids are those of the ground truth's label
-    space (label ids on Cityscapes). Segments may carry a ``score``; else it is 1. Stuff of one class in a picture is
+    space (label ids on Cityscapes). Segments may carry a ``score``; else it is NaN. Stuff of one class in a picture is
     one segment, as the format asks for, even if the file lists several.
 
     Attributes:
@@ -200,6 +328,11 @@ class PanopticFiles:
     one_video: bool = False
     first_category: int = 0
 
+    @property
+    def names_classes(self) -> bool:
+        """True if the file lists categories."""
+        return bool(self._content.get("categories"))
+
     @cached_property
     def _content(self) -> Mapping[str, Any]:
         try:
@@ -211,6 +344,9 @@ class PanopticFiles:
         for place, record in enumerate(data["annotations"]):
             if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
                 raise InputError(f"{self.file}: annotations[{place}] has no 'file_name', the picture of its segments")
+        for key in ("images", "categories"):
+            if not isinstance(data.get(key) or [], list):
+                raise InputError(f"{self.file}: {key!r} is {str(data[key])[:40]}, but must be a list; mend or drop it")
         return data
 
     @cached_property
@@ -240,32 +376,62 @@ class PanopticFiles:
         name = info.get("label_space") if isinstance(info, dict) else None
         space = _space(str(name or self.file.stem), categories, self.file)
         try:
-            return space, {int(item["id"]): place for place, item in enumerate(categories)}
+            ids = [int(item["id"]) for item in categories]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.file} has a category without a number as its id: {error}") from error
+        twice = [(own, item["name"]) for own, item in zip(ids, categories, strict=True) if ids.count(own) > 1]
+        if twice:
+            (own, first), (_, second) = twice[0], twice[1]
+            raise InputError(f"{self.file}: categories {first} and {second} both have id {own}; give each its own")
+        return space, {own: place for place, own in enumerate(ids)}
 
     @cached_property
     def mapping(self) -> ClassMapping:
         """From the classes of the predictions to those that are scored."""
         return _mapping(self._classes[0], self.own, self.file)
 
-    def video(self, number: int) -> Lookup:
+    def video(self, number: int, pixels: ClassPixels | None = None) -> Lookup:
         """Find the pictures of a video by the names of its frames."""
         del number
-        return self._find
+        return partial(self._find, pixels)
 
-    def _find(self, position: int, name: str, size: tuple[int, int]) -> PanopticFrame:
+    def refuse_missing(self, videos: Sequence[VideoFrames]) -> None:
+        """Compare the names in the file with those of the frames.
+
+        Raises:
+            InputError: If frames have no annotation, or an annotation has no picture.
+        """
+        names = [name for frames in videos for name in frames.read]
+        missing = [name for name in names if not self._found(name)]
+        if len(missing) > 1:
+            raise InputError(
+                f"{self.file} has no annotation for {len(missing)} of {len(names)} frames: {_some(missing)}; it needs "
+                "one for every frame that is scored"
+            )
+        for name in names:
+            self._picture(self._record(name)["file_name"])
+
+    def _found(self, name: str) -> Sequence[Mapping[str, Any]]:
         found = self._records.get(name) or ()
-        if not found and self.one_video:
-            found = self._records.get(name.rpartition("/")[2], ())
+        return found or (self._records.get(name.rpartition("/")[2], ()) if self.one_video else ())
+
+    def _record(self, name: str) -> Mapping[str, Any]:
+        found = self._found(name)
         if len(found) != 1:
             many = f"has {len(found)} annotations" if found else "has no annotation"
             raise InputError(f"{self.file} {many} for {name!r}; it needs one for every frame that is scored")
-        path = self._picture(found[0]["file_name"])
+        return found[0]
+
+    def _find(self, pixels: ClassPixels | None, position: int, name: str, size: tuple[int, int]) -> PanopticFrame:
+        record = self._record(name)
+        path = self._picture(record["file_name"])
         picture = read_label(path)
         ids = decode_ids(picture) if picture.ndim == 3 else picture
         _check_size(ids, size, str(path), name)
-        return remap_frame(self._frame(ids, found[0], position, path), self.mapping)
+        frame = self._frame(ids, record, position, path)
+        if pixels is not None:
+            pixels.add(frame)
+        return remap_frame(frame, self.mapping)
 
     def _picture(self, file_name: str) -> Path:
         """The picture, in a folder beside the JSON file that is named like it or ``panoptic``, or beside it itself."""
@@ -291,6 +457,9 @@ class PanopticFiles:
         unlisted = set(present.tolist()) - {0, *category}
         if unlisted:
             raise InputError(f"{path} has id {min(unlisted)}, which {self.file.name} does not list")
+        unseen = set(category) - set(present.tolist())
+        if unseen:
+            raise InputError(f"{self.file} lists segment {min(unseen)} of {path.name}, which has no pixel in the picture")
         classes = np.array([category.get(own, IGNORE) for own in present.tolist()], np.uint8)
         return PanopticFrame(position, 0.0, classes[place], ids, tuple(segments))
 
@@ -309,12 +478,12 @@ def _frame_names(file_name: str) -> Iterator[str]:
 def _segment(item: Any, places: Mapping[int, int], space: LabelSpace, file: Path, path: Path) -> Segment:
     try:
         panoptic_id, category = int(item["id"]), places[int(item["category_id"])]
-        score, area = float(item.get("score", 1.0)), int(item.get("area") or 0)
+        score, area = float(item["score"]) if "score" in item else math.nan, int(item.get("area") or 0)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{file}: a segment of {path.name} has no id, an unknown category or a score that is no number: {item}"
         ) from error
-    if not 0 < panoptic_id < ID_LIMIT or not math.isfinite(score):
+    if not 0 < panoptic_id < ID_LIMIT or ("score" in item and not math.isfinite(score)):
         raise InputError(
             f"{file}: a segment of {path.name} has id {panoptic_id} and score {score}; ids are 1..{ID_LIMIT - 1}"
         )

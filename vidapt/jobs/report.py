@@ -17,8 +17,8 @@ from vidapt.io.encoder import write_video
 from vidapt.io.images import resize_image
 from vidapt.io.overlay import draw_overlay, label_picture
 from vidapt.io.report import Picture, ReportContent, Table, curve, jpeg, write_report
-from vidapt.jobs.data import sections_of, training_target
-from vidapt.jobs.plan import describe, describe_all
+from vidapt.jobs.data import training_target
+from vidapt.jobs.describe import describe, describe_all, sections_of
 from vidapt.jobs.scored_videos import is_generated, labelled_frames, scored_space, scored_videos
 from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, row_title, score_row
 from vidapt.labels import LabelSpace
@@ -187,7 +187,7 @@ def _footage(recipe: Recipe) -> Footage:
     what = "source" if recipe.target is None else "target"
     shown = recipe.target or sections_of(recipe.source)[0]
     # Without its labels: only pictures are shown.
-    dataset = training_target(shown, clip_length=1, interval=1)
+    dataset = training_target(shown, clip_length=1, interval=1, alone=True)
     clips = (dataset[index] for index in range(min(FILMED, len(dataset))))
     name = dataset[0].video
     first = list(takewhile(lambda clip: clip.video == name, clips))

@@ -27,7 +27,7 @@ from vidapt.jobs.data import class_counts, training_source, training_target
 from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.plan import print_plan
 from vidapt.jobs.report import write_run_report
-from vidapt.jobs.score import score_segmenter
+from vidapt.jobs.score import new_evaluator, score_segmenter
 from vidapt.jobs.scored_videos import evaluation_videos, refuse_damaged, scored_space, scored_videos
 from vidapt.jobs.table import ScoreData
 from vidapt.jobs.weights import find_weights, recipe_header, write_calibration
@@ -133,7 +133,7 @@ def run_stage(
     if recipe.method is None:
         student = recipe.inference.model_copy(update={"weights": "student"})
         recipe = recipe.model_copy(update={"inference": student})
-    datasets = open_data(recipe, run)
+    datasets = open_data(recipe, None if dry_run else run)
     network = _build_network(recipe, fresh=not resume or latest_checkpoint(run) is None)
     step = _build_step(recipe, network.to(accelerator.device), datasets[0], accelerator.device)
     if dry_run:
@@ -228,6 +228,8 @@ def open_data(recipe: Recipe, run: Path | None = None) -> tuple[Any, Any]:
     if recipe.evaluation is not None:
         videos = scored_videos(recipe)
         refuse_damaged(videos)
+        # A protocol that does not fit its label space shows here and not after the last step.
+        new_evaluator(recipe)
         mapping_matrix(space, videos.label_space)
     return _datasets(recipe, space, None if run is None else run / SKIPPED)
 

@@ -78,7 +78,7 @@ SNIPPETS = {
 }
 FROM_GAME = {
     "source": ["viper train viper: 4 clips"],
-    "source files": found(8, 4, None, 8),
+    "source files": found(8, 4, None, 4),
     "source classes": [GAME],
 }
 PLANS: dict[str, Rows] = {
@@ -103,6 +103,11 @@ PLANS: dict[str, Rows] = {
         "evaluation classes": [IDS],
         "protocol": [f"Cityscapes to Foggy Cityscapes, panoptic: {ALL}"],
     },
+    "cityscapes_to_foggy_16": FROM_CITYSCAPES
+    | {"protocol": [f"Cityscapes to Foggy Cityscapes, panoptic, 16 classes: {SIXTEEN}"]},
+    "cityscapes_to_mapillary_16": FROM_CITYSCAPES
+    | VISTAS_ROWS
+    | {"protocol": [f"Cityscapes to Mapillary Vistas, panoptic, 16 classes, scored at 1024x768: {SIXTEEN}"]},
     "cityscapes_to_mapillary": FROM_CITYSCAPES
     | VISTAS_ROWS
     | {"protocol": [f"Cityscapes to Mapillary Vistas, panoptic, scored at 1024x768: {ALL}"]},

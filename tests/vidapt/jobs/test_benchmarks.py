@@ -70,6 +70,12 @@ EXPECTED = {
         "source.height=64 target.height=64 inference.height=48", (3, 3), (2, 2, 2), unseen=UNSEEN
     ),
     "cityscapes_to_foggy": Expected(f"{TARGET} source.height=64", (3, 3), (3, 3, 3), panoptic=True, more=AP),
+    "cityscapes_to_foggy_16": Expected(
+        f"{TARGET} source.height=64", (3, 3), (3, 3, 3), SIXTEEN, panoptic=True, more=AP
+    ),
+    "cityscapes_to_mapillary_16": Expected(
+        f"{MAPILLARY} source.height=64", (3, 3), (3, 3, 3), SIXTEEN, panoptic=True, unseen=UNSEEN, more=AP
+    ),
     "cityscapes_to_mapillary": Expected(
         f"{MAPILLARY} source.height=64", (3, 3), (3, 3, 3), panoptic=True, unseen=UNSEEN, more=AP
     ),

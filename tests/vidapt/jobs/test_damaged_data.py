@@ -145,10 +145,10 @@ def test_each_source_has_its_own_rule(gta5: Path, tmp_path: Path, capsys: pytest
 def test_a_damaged_frame_takes_its_clips_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the pairs 9-10 and 19-20 of both sequences one is broken; no clip reaches over the gap."""
     root = Path(shutil.copytree("../data/viper", tmp_path / "viper"))
-    remove(root / "train/inst/001/001_00019.png")
+    remove(root / "train/inst/001/001_00020.png")
     data = ViperData(root=root, every=10, context=1, damaged="skip")
     source = training_source(data, find_space("viper_cityscapes"), clip_length=2, interval=1)
-    assert "left out 1 damaged frames: train/inst/001/001_00019.png (is missing)" in capsys.readouterr().err
+    assert "left out 1 damaged frames: train/inst/001/001_00020.png (is missing)" in capsys.readouterr().err
     assert [clip.video for clip in map(source.__getitem__, range(len(source)))] == ["001", "002", "002"]
 
 
