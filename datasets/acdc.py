@@ -79,7 +79,7 @@ class Acdc(StoredDataset):
         licence="non-commercial use, see its licence file",
         home="https://acdc.vision.ee.ethz.ch",
         checked="on generated files only",
-        unlabelled=("test",),
+        unlabelled=("test", "test_ref"),
     )
 
     def __init__(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidapt.datasets.instance_colours import tagged_instances
+from vidapt.datasets.instance_codes import tagged_instances
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
 from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
 from vidapt.errors import InputError
@@ -128,13 +128,22 @@ def _scapes_problems(paths: Iterable[PurePosixPath], used: set[str], labelled: b
         file for file, match in files if file.endswith("_img.png") and not _SCAPES.fullmatch(file.rpartition("/")[2])
     ]
     rule = "<town>_<seconds>_<frame>_img.png, as pictures of CarlaScapes are"
-    lonely = {_img_file(file): file for file, match in reversed(files) if labelled and match and file not in used}
-    missing = missing_pictures(lonely.values(), (), lambda label: (PurePosixPath(label).stem, _img_file(label)))
+    labels = [file for file, match in files if match] if labelled else []
+    missing = missing_pictures(_one_each(labels), used, lambda label: (_img_name(label), _img_file(label)))
     return [*(misnamed(file, rule) for file in strange), *missing]
+
+
+def _one_each(labels: Iterable[str]) -> list[str]:
+    """One label file of each frame."""
+    return list({_img_file(label): label for label in labels}.values())
 
 
 def _img_file(label: str) -> str:
     return f"{label.rpartition('_')[0]}_img.png"
+
+
+def _img_name(label: str) -> str:
+    return "_".join(PurePosixPath(label.rpartition("_")[0]).parts)
 
 
 def _clip_problems(paths: Iterable[PurePosixPath], used: set[str], labelled: bool) -> list[Problem]:

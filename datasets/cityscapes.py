@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.instance_codes import split_instance_ids
 from vidapt.datasets.listing import missing_pictures, used_labels
 from vidapt.datasets.stored import (
     DatasetCard,
@@ -75,7 +76,7 @@ class Cityscapes(StoredDataset):
         images = files_below(self.root, f"{folder}/{self.split}", ending)
         named = ((image, image_id(image, ending)) for image in images)
         videos = [still(name, image, self.label_files(name)) for image, name in named]
-        self.index_problems = tuple(self.missing_stills(videos, folder, ending))
+        self.index_problems = (*self.index_problems, *self.missing_stills(videos, folder, ending))
         return videos
 
     def missing_stills(self, videos: Iterable[Video], folder: str, ending: str) -> list[Problem]:
@@ -116,17 +117,3 @@ class Cityscapes(StoredDataset):
 def image_id(path: str, ending: str) -> str:
     """``<city>_<seq>_<frame>`` of a file of Cityscapes."""
     return path.rpartition("/")[2].removesuffix(ending)
-
-
-def split_instance_ids(picture: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Label ids and instances of an ``instanceIds`` picture.
-
-    >>> semantic, instance = split_instance_ids(np.array([[7, 26, 26003]], np.int32))
-    >>> semantic.tolist(), instance.tolist()
-    ([[7, 26, 26]], [[0, 0, 26003]])
-
-    Args:
-        picture: int32 (H,W); values from 1000 up are ``label id · 1000 + number``.
-    """
-    single = picture >= 1000
-    return np.where(single, picture // 1000, picture), np.where(single, picture, 0)

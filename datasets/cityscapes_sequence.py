@@ -61,7 +61,8 @@ class CityscapesSequence(Cityscapes):
             for sequence, paths in images.items()
             for numbers, key in find_snippets(sorted(paths), sorted(labelled.get(sequence, ())))
         ]
-        missing = self.missing_stills(videos, _FOLDER, "_leftImg8bit.png")
+        stored = next((path for paths in images.values() for path in paths.values()), ".png")
+        missing = self.missing_stills(videos, _FOLDER, f"_leftImg8bit{stored[-4:]}")
         self.index_problems = (*strange, *strange_labels, *missing)
         return videos
 

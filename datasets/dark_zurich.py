@@ -62,7 +62,7 @@ class DarkZurich(StoredDataset):
     ) -> None:
         self.times = check_choice("times", times, TIMES)
         night = "night" in self.times
-        counts = {"train": sum(TRAIN_COUNTS[time] for time in self.times)}
+        counts: dict[str, int | None] = {"train": sum(TRAIN_COUNTS[time] for time in self.times)}
         counts |= {split: count if night else 0 for split, count in DarkZurich.card.splits.items() if split != "train"}
         self.card = replace(self.card, splits=counts)
         super().__init__(root, split, **arguments)

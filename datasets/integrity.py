@@ -153,16 +153,16 @@ def examine(dataset: StoredDataset, frame: Frame) -> Examined:
 
 def _contents(dataset: StoredDataset, frame: Frame, error: InputError) -> Iterator[Problem]:
     """What is wrong inside the files of a frame; reading it stopped at ``error``."""
-    first = _problem(dataset, frame, error)
+    first = problem_of(dataset, frame, error)
     yield first
     if frame.labels and first.file == frame.image:
         try:
             dataset.read_checked(frame, check_ends(dataset.root / frame.image))
         except InputError as wrong:
-            yield _problem(dataset, frame, wrong)
+            yield problem_of(dataset, frame, wrong)
 
 
-def _problem(dataset: StoredDataset, frame: Frame, error: InputError) -> Problem:
+def problem_of(dataset: StoredDataset, frame: Frame, error: InputError) -> Problem:
     """The file that an error names at its beginning, and the rest of the message."""
     text = str(error)
     for file in (frame.image, *frame.labels):

@@ -19,17 +19,20 @@ def used_labels(videos: Iterable[Video]) -> set[str]:
 def missing_pictures(
     labels: Iterable[str], used: Iterable[str], picture: Callable[[str], tuple[str, str]]
 ) -> list[Problem]:
-    """A problem for each label file that belongs to no frame, since its picture is missing.
+    """A problem for each label file that belongs to no frame, since its picture is missing; none without any frame.
 
     >>> missing_pictures(["gt/1.png", "gt/2.png"], ["gt/1.png"], lambda label: (label[3:-4], f"rgb/{label[3:]}"))
     [Problem(frame='2', file='rgb/2.png', reason='is missing, but its label gt/2.png is there')]
 
     Args:
         labels: Label files at hand, relative to the root.
-        used: Label files of the frames that were found.
+        used: Label files of the frames that were found; if there are none, the pictures are not at hand at all, which
+            opening an empty split tells.
         picture: Gives the name and the picture of the frame that a label file belongs to.
     """
     known = set(used)
+    if not known:
+        return []
     return [
         Problem(*picture(label), f"is missing, but its label {label} is there")
         for label in labels

@@ -68,6 +68,7 @@ class Mapillary(StoredDataset):
         unlabelled=("testing",),
     )
     first_category = 1
+    version = 2
     has_instances = True
 
     def __init__(
@@ -75,14 +76,14 @@ class Mapillary(StoredDataset):
     ) -> None:
         if version not in JSON_FILES:
             raise InputError(f"Mapillary Vistas has no version {version!r}; allowed: {', '.join(JSON_FILES)}")
-        self.version = version
+        self.label_version = version
         self._json = ""
         self._segments: dict[str, NDArray[np.int32]] = {}
         super().__init__(root, split, **arguments)
 
     def own_space(self) -> str:
         """The label space of the version."""
-        return f"mapillary_{self.version}"
+        return f"mapillary_{self.label_version}"
 
     def find_videos(self) -> list[Video]:
         """List the pictures of the split."""
@@ -98,14 +99,14 @@ class Mapillary(StoredDataset):
 
     def _missing(self, keys: Iterable[str], images: Mapping[str, str], source: str) -> tuple[Problem, ...]:
         """The problem of the ``keys`` that ``source`` labels and that have no picture."""
-        pictures = [f"{self.split}/images/{key}.jpg" for key in keys if key not in images]
+        pictures = [f"{self.split}/images/{key}.jpg" for key in keys if images and key not in images]
         return tuple(missing_picture_count(pictures, source))
 
     def _labels_at_hand(self) -> tuple[str, str]:
         """Folder of the label pictures and the JSON that belongs to them; "" for what is not there."""
-        bases = [f"{self.split}/{self.version}", *([self.split] if self.version == "v1.2" else [])]
+        bases = [f"{self.split}/{self.label_version}", *([self.split] if self.label_version == "v1.2" else [])]
         for base in bases:
-            file = f"{base}/panoptic/{JSON_FILES[self.version]}"
+            file = f"{base}/panoptic/{JSON_FILES[self.label_version]}"
             if (self.root / file).is_file():
                 return f"{base}/panoptic", file
         return next((f"{base}/instances" for base in bases if (self.root / base / "instances").is_dir()), ""), ""
@@ -118,7 +119,8 @@ class Mapillary(StoredDataset):
         known = [problem for problem in index.problems if not problem.frame or problem.frame in images]
         unlisted = set(images) - set(entries) - {problem.frame for problem in known}
         reasons = [Problem(key, images[key], f"is not annotated in {self._json}") for key in images if key in unlisted]
-        self.index_problems = (*known, *reasons, *self._missing(entries, images, self._json))
+        listed = dict.fromkeys([*entries, *(problem.frame for problem in index.problems if problem.frame)])
+        self.index_problems = (*known, *reasons, *self._missing(listed, images, self._json))
         self._segments = {key: entries[key].segments for key in images if key in entries}
         return {key: (f"{folder}/{entries[key].file_name}",) for key in self._segments}
 

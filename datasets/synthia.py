@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.instance_codes import thing_instances
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
 from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
 from vidapt.io.images import read_deep_colours
-from vidapt.labels import LabelSpace, find_space
+from vidapt.labels import find_space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,22 +71,3 @@ def _picture(label: str) -> tuple[str, str]:
 
 def _still(image: PurePosixPath, label: str) -> Video:
     return Video(image.stem, (Frame(image.stem, str(image), (label,), number=int(image.stem)),))
-
-
-def thing_instances(semantic: NDArray[np.int32], number: NDArray[np.int32], space: LabelSpace) -> NDArray[np.int32]:
-    """Instances of things, ``class id · 65536 + number``: unique over classes, below 2**24 and never 0.
-
-    >>> space = find_space("synthia")
-    >>> thing_instances(np.array([[8, 8, 3]], np.int32), np.array([[0, 5, 5]], np.int32), space).tolist()
-    [[524288, 524293, 0]]
-
-    Args:
-        semantic: int32 (H,W) class ids of ``space``; ids that it does not define are no things.
-        number: int32 (H,W) 0..65535, the stored number.
-        space: Says which classes are things.
-
-    Returns:
-        int32 (H,W), 0 where the class is not a thing.
-    """
-    is_thing = space.is_thing[np.minimum(semantic, 255)]
-    return np.where(is_thing, semantic * 65536 + number, 0)

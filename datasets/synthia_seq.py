@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.instance_codes import thing_instances
 from vidapt.datasets.listing import misnamed, missing_pictures
 from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
-from vidapt.datasets.synthia import HOME, LICENCE, thing_instances
+from vidapt.datasets.synthia import HOME, LICENCE
 from vidapt.errors import InputError
 from vidapt.io.images import read_deep_colours
 from vidapt.labels import find_space
@@ -81,18 +82,13 @@ class SynthiaSeq(StoredDataset):
         return [self._sequence(name) for name in self.sequences]
 
     def _sequence(self, name: str) -> Video:
-        video = self._video(
-            name,
-            f"{name}/RGB/{self.camera_view}",
-            f"{name}/GT/LABELS/{self.camera_view}",
-            f"{PurePosixPath(name).name}_",
-        )
-        if not video.frames and not self.index_problems:
+        folder = f"{name}/RGB/{self.camera_view}"
+        if not files_below(self.root, folder, ".png"):
             raise InputError(
                 f"{self.root} holds no pictures {name}/RGB/{self.camera_view}/<number>.png; choose sequences, camera "
                 "and view that are there"
             )
-        return video
+        return self._video(name, folder, f"{name}/GT/LABELS/{self.camera_view}", f"{PurePosixPath(name).name}_")
 
     def _video(self, name: str, folder: str, label_folder: str, prefix: str) -> Video:
         """The frames of ``folder``, their names after ``prefix``; notes its problems."""
@@ -100,7 +96,7 @@ class SynthiaSeq(StoredDataset):
         frames = tuple(_frame(path, label_folder, prefix) for path in paths if path.stem.isdecimal())
         rule = "by its number, as pictures of SYNTHIA are"
         problems = [misnamed(str(path), rule) for path in paths if not path.stem.isdecimal()]
-        if self.labelled and paths:
+        if self.labelled:
             labels = files_below(self.root, label_folder, ".png")
             used = {label for frame in frames for label in frame.labels}
             problems += missing_pictures(labels, used, lambda label: _picture(label, folder, prefix))

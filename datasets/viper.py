@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.instance_colours import tagged_instances
+from vidapt.datasets.instance_codes import tagged_instances
 from vidapt.datasets.listing import misnamed, missing_pictures
 from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
 from vidapt.errors import InputError
@@ -91,7 +92,8 @@ class Viper(StoredDataset):
         labels = set() if self.split == "test" else set(files_below(self.root, f"{self.split}/cls", ".png"))
         frames = [self._frame(name, *place, labels) for name, place in found.items()]
         if self.labelled:
-            problems += missing_pictures(_of_parts(labels, found), _cls_files(frames), self._picture)
+            ending = next(iter(found.values()), ("", ".png"))[1][-4:]
+            problems += missing_pictures(_of_parts(labels, found), _cls_files(frames), partial(self._picture, ending))
         self.index_problems = tuple(problems)
         return [
             Video(sequence, tuple(group), fps=FPS) for sequence, group in groupby(frames, lambda frame: frame.name[:3])
@@ -103,9 +105,9 @@ class Viper(StoredDataset):
         found = files[0] in labels
         return Frame(name, image, files if found else (), number=int(name[4:]), key=found or not labels)
 
-    def _picture(self, label: str) -> tuple[str, str]:
+    def _picture(self, ending: str, label: str) -> tuple[str, str]:
         name = label.rpartition("/")[2][:-4]
-        return name, f"{self.split}/img/{name[:3]}/{name}.png"
+        return name, f"{self.split}/img/{name[:3]}/{name}{ending}"
 
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode ``cls`` and ``inst`` pictures."""

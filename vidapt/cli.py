@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -238,14 +238,9 @@ def evaluate(
     if predictions is not None and (weights is not None or device is not None):
         raise UserError("--weights and --device are for --checkpoint; predictions need no network")
     recipe = _load(config, overrides, None)
-    from rich.console import Console
-
-    from vidapt.engine.distributed import rank
     from vidapt.jobs.evaluate import evaluate as run
-    from vidapt.jobs.scored_videos import is_generated
-    from vidapt.jobs.table import class_table, protocol_line, scores_table
 
-    scores = run(
+    run(
         recipe,
         checkpoint=checkpoint,
         predictions=predictions,
@@ -255,16 +250,32 @@ def evaluate(
         worst=worst,
         jobs=jobs,
         device=device,
-    ).to_dict()
-    if rank() > 0:
-        return
-    console, generated = Console(), is_generated(recipe.evaluation)
-    console.print(class_table(scores, title=f"{checkpoint or predictions}, in percent, - where undefined"))
-    if scores["windows"] != [1] or scores["flicker"] is not None:
-        console.print(scores_table({str(checkpoint or predictions): scores}, title=recipe.name, generated=generated))
+        show=lambda scores: _show_scores(recipe, scores.to_dict(), f"{recipe.name}: {checkpoint or predictions}"),
+    )
+
+
+def _show_scores(recipe: Recipe, scores: dict[str, Any], title: str) -> None:
+    from rich.console import Console
+
+    from vidapt.jobs.scored_videos import is_generated
+    from vidapt.jobs.table import (
+        TEST_BED,
+        averaged_lines,
+        class_tables,
+        numbers_table,
+        protocol_line,
+        undefined_lines,
+    )
+
+    console = Console()
+    for table in class_tables(scores, title=f"{title}, in percent, - where undefined", console=console):
+        console.print(table)
+    console.print(numbers_table(scores))
     counts = f"{scores['videos']} videos or pictures, {scores['labelled_frames']} labelled frames"
     protocol = f"{recipe.scoring.protocol}: " if recipe.scoring.protocol else ""
-    console.print(f"{counts}; {protocol}{protocol_line(scores)}", highlight=False, markup=False)
+    lines = [f"{counts}; {protocol}{protocol_line(scores)}", *averaged_lines(scores), *undefined_lines(scores)]
+    for line in (*lines, *([TEST_BED] if is_generated(recipe.evaluation) else [])):
+        console.print(line, highlight=False, markup=False)
 
 
 @app.command()

@@ -242,6 +242,9 @@ class EvaluationConfig(Section):
     windows: tuple[Positive, ...] = Field((1, 2, 3, 4), description="VPQ window lengths in labelled frames.")
     long_windows: tuple[Positive, ...] = Field((1, 5, 10, 15), description="Further ones, averaged separately.")
     metrics: tuple[Metric, ...] = Field((), description="Metrics beyond the usual ones.")
+    flow: bool = Field(
+        True, description="Measure flicker and TC on videos, which takes optical flow and decoding every picture."
+    )
 
 
 class WarmStartConfig(Section):

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,6 +165,45 @@ def check_label_of_another_size(dataset: StoredDataset, reason: str | None = Non
     assert problem.file == frame.labels[0]
     assert re.fullmatch(size, problem.reason)
     path.write_bytes(content)
+
+
+def check_missing_picture(reopen: Callable[[], StoredDataset], frame: str | None = None) -> None:
+    """A picture that is gone before the data set is opened is named, since its label is there; its frame is left out.
+
+    Args:
+        reopen: Opens the data set with labels; without it, none of its files is missed.
+        frame: Name of the frame, None takes the first labelled one.
+    """
+    dataset = reopen()
+    assert dataset.index_problems == ()
+    gone = next(f for f in dataset.frames() if f.labels and frame in (None, f.name))
+    path = Path(dataset.root) / gone.image
+    content = path.read_bytes()
+    path.unlink()
+    found = reopen()
+    [problem] = found.index_problems
+    assert problem.file == gone.image
+    assert re.fullmatch(r"is missing, but its label \S+ is there", problem.reason)
+    assert any(label in problem.reason for label in gone.labels)
+    assert [f.name for f in found.frames()] == [f.name for f in dataset.frames() if f.name != gone.name]
+    path.write_bytes(content)
+
+
+def check_misnamed(reopen: Callable[[], StoredDataset], file: str, others: int = 0) -> None:
+    """A picture with a strange name is named, and all other frames stay; ``others`` problems are known besides."""
+    before = reopen()
+    assert len(before.index_problems) == others
+    path = Path(before.root) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    found = reopen()
+    assert list(found.frames()) == list(before.frames())
+    [problem] = set(found.index_problems) - set(before.index_problems)
+    assert problem.file == file
+    assert problem.reason.startswith("is not named ")
+    assert problem.reason.endswith("; remove it")
+    assert problem.frame not in {frame.name for frame in found.frames()}
+    path.unlink()
 
 
 def video_frames(dataset: StoredDataset, video: int) -> list[Frame]:

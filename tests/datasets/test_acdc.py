@@ -12,7 +12,12 @@ from PIL import Image
 
 from tests.datasets.miniature import acdc
 from tests.datasets.miniature.truth import TrueFrame, Truth
-from tests.datasets.reading import check_damaged_files, check_label_of_another_size, check_reading
+from tests.datasets.reading import (
+    check_damaged_files,
+    check_label_of_another_size,
+    check_missing_picture,
+    check_reading,
+)
 from vidapt.datasets.acdc import CONDITIONS, Acdc
 from vidapt.datasets.listing import label_file
 from vidapt.datasets.stored import Problem
@@ -68,7 +73,7 @@ def test_half_of_the_reference_pictures_are_labelled(tmp_path: Path) -> None:
     acdc.build(tmp_path, split="train_ref")
     dataset = Acdc(tmp_path, "train_ref")
     assert [bool(frame.labels) for frame in dataset.frames()] == [True, False] * 4
-    assert [bool(dataset[item].target.labelled.all()) for item in range(8)] == [True, False] * 4
+    assert [bool(dataset[item].target.labelled.all()) for item in range(len(dataset))] == [True] * 4
     assert all("_gt_ref_labelIds" in frame.labels[0] for frame in dataset.frames() if frame.labels)
 
 
@@ -95,6 +100,33 @@ def test_conditions(tmp_path: Path, chosen: list[str]) -> None:
     dataset = Acdc(tmp_path, conditions=chosen)
     assert dataset.conditions == tuple(chosen)
     check_reading(dataset, part)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "counts"),
+    [
+        (("night",), {"train": 400, "val": 106, "test": 500}),
+        (("snow", "fog"), {"train": 800, "val": 200, "test": 1000}),
+        (CONDITIONS, {"train": 1600, "val": 406, "test": 2000}),
+    ],
+)
+def test_the_official_numbers_are_those_of_the_conditions(
+    tmp_path: Path, chosen: tuple[str, ...], counts: dict[str, int]
+) -> None:
+    acdc.build(tmp_path)
+    card = Acdc(tmp_path, conditions=chosen).card
+    assert {split: count for split, count in card.splits.items() if count is not None} == counts
+    assert list(card.splits) == list(Acdc.card.splits)
+    assert Acdc.card.splits["train"] == 1600
+
+
+def test_a_missing_picture_with_panoptic_labels_is_named(tmp_path: Path) -> None:
+    acdc.build(tmp_path, panoptic=True)
+    check_missing_picture(lambda: Acdc(tmp_path, panoptic=ALL))
+    gone = "rgb_anon/rain/train"
+    rmtree(tmp_path / gone)
+    assert {problem.file.startswith(gone) for problem in Acdc(tmp_path).index_problems} == {True}
+    assert Acdc(tmp_path, conditions=["fog"]).index_problems == ()
 
 
 def test_names_tell_the_condition(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.datasets.miniature.carla import build
-from tests.datasets.reading import check_damaged_files, check_reading
+from tests.datasets.reading import check_damaged_files, check_misnamed, check_missing_picture, check_reading
 from tests.video_files import SHARED
 from vidapt.datasets.carla import Carla, tags_of_colours
 from vidapt.errors import InputError
@@ -69,6 +69,19 @@ def test_a_split_folder_goes_before_the_whole_root(tmp_path: Path) -> None:
     assert [frame.name for frame in Carla(tmp_path).frames()] == ["Town01_000010_074800", "Town02_000010_074800"]
     assert [frame.name for frame in Carla(tmp_path, "test").frames()] == ["Town15_000010_074800"]
     assert len(Carla(tmp_path / "test")) == 1
+
+
+def test_a_root_with_the_test_split_alone_has_no_train_split(tmp_path: Path) -> None:
+    write_frame(tmp_path / "test/Town15", "Town15_000010_074800")
+    with pytest.raises(InputError, match=r"CARLA split 'train' in .* holds no frames"):
+        Carla(tmp_path)
+    assert len(Carla(tmp_path, "test")) == 1
+
+
+def test_a_missing_picture_of_a_clip_in_colours_is_named(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a", [7, 8])
+    check_missing_picture(lambda: Carla(tmp_path), "a_00000008")
+    check_misnamed(lambda: Carla(tmp_path), "a/rgb/x.png")
 
 
 def test_frames_a_second_apart_form_a_video(tmp_path: Path) -> None:

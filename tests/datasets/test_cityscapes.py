@@ -14,7 +14,8 @@ from tests.datasets.miniature import cityscapes
 from tests.datasets.miniature.truth import Truth
 from tests.datasets.reading import check_damaged_files, check_label_of_another_size, check_reading
 from tests.video_files import SHARED
-from vidapt.datasets.cityscapes import Cityscapes, image_id, split_instance_ids
+from vidapt.datasets.cityscapes import Cityscapes, image_id
+from vidapt.datasets.instance_codes import split_instance_ids
 from vidapt.datasets.stored import ReadOptions
 from vidapt.errors import InputError
 from vidapt.labels import find_space

@@ -33,8 +33,10 @@ def test_whole_snippets(truth: Truth) -> None:
     dataset = CityscapesSequence(truth.root, "val", clip_length=2)
     check_index(dataset, truth)
     assert [dataset.frame_count(video) for video in range(len(truth.videos))] == [30] * len(truth.videos)
-    assert len(dataset) == 29 * len(truth.videos)
-    assert len(CityscapesSequence(truth.root, "val", clip_length=4, interval=9)) == 3 * len(truth.videos)
+    assert len(dataset) == 2 * len(truth.videos)
+    assert len(CityscapesSequence(truth.root, "val", clip_length=2, labelled=False)) == 29 * len(truth.videos)
+    distant = {"clip_length": 4, "interval": 9}
+    assert len(CityscapesSequence(truth.root, "val", labelled=False, **distant)) == 3 * len(truth.videos)
     with pytest.raises(InputError, match="no clip of 31 frames"):
         CityscapesSequence(truth.root, "val", clip_length=31)
 
@@ -68,8 +70,8 @@ def test_the_twentieth_frame_alone_is_labelled(truth: Truth) -> None:
         assert clip.times.tolist() == pytest.approx([place / 17 for place in range(30)])
         assert (clip.target.semantic[:19] == 255).all()
         assert (clip.target.semantic[19] != 255).any()
-    between = CityscapesSequence(truth.root, "val", clip_length=2)[0]
-    assert not between.target.labelled.any()
+    pairs = CityscapesSequence(truth.root, "val", clip_length=2)
+    assert [pairs[item].target.labelled.tolist() for item in (0, 1)] == [[False, True], [True, False]]
     assert all(frame.key is bool(frame.labels) for frame in dataset.frames())
 
 
@@ -99,7 +101,7 @@ def test_no_clip_reaches_over_a_missing_frame(tmp_path: Path) -> None:
     cityscapes_sequence.build(tmp_path, size=(24, 48))
     (tmp_path / "leftImg8bit_sequence/val/lindau/lindau_000000_000010_leftImg8bit.png").unlink()
     rmtree(tmp_path / "leftImg8bit_sequence/val/frankfurt")
-    dataset = CityscapesSequence(tmp_path, "val", clip_length=3)
+    dataset = CityscapesSequence(tmp_path, "val", clip_length=3, labelled=False)
     assert dataset.videos == ["lindau_000000_000019"]
     numbers = [[dataset.frame(0, place).number for place in dataset[item].indices] for item in range(len(dataset))]
     assert numbers == [[start, start + 1, start + 2] for start in [*range(8), *range(11, 28)]]
@@ -193,8 +195,8 @@ def test_every_frame_is_in_one_snippet() -> None:
 
 def test_by_sequence_takes_the_last_of_one_frame() -> None:
     files = ["a/bad_x_000001_000019_leftImg8bit.jpg", "a/bad_x_000001_000019_leftImg8bit.png"]
-    assert by_sequence(files) == {"bad_x_000001": {19: files[1]}}
-    assert by_sequence([]) == {}
+    assert by_sequence(files) == ({"bad_x_000001": {19: files[1]}}, [])
+    assert by_sequence([]) == ({}, [])
 
 
 def test_real_sequence() -> None:

@@ -6,7 +6,13 @@ import pytest
 from PIL import Image
 
 from tests.datasets.miniature import cityscapes_vps
-from tests.datasets.reading import check_damaged_files, check_index, check_label_of_another_size, check_reading
+from tests.datasets.reading import (
+    check_damaged_files,
+    check_index,
+    check_label_of_another_size,
+    check_misnamed,
+    check_reading,
+)
 from vidapt.datasets.cityscapes_vps import CityscapesVps
 from vidapt.errors import InputError
 from vidapt.labels import find_space
@@ -124,3 +130,5 @@ def test_wrong_roots_and_names_are_named(tmp_path: Path) -> None:
         InputError, match=r"val/img/frankfurt_000000_001736_leftImg8bit.png is not named <video>_<index>"
     ):
         CityscapesVps(tmp_path, "val")
+    cityscapes_vps.build(tmp_path)
+    check_misnamed(lambda: CityscapesVps(tmp_path, "val"), "val/img/x_newImg8bit.png", others=1)

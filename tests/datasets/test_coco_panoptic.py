@@ -199,6 +199,24 @@ def test_frames_with_problems_are_left_out_and_reported(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(dataset)).index_problems == dataset.index_problems
 
 
+def test_a_malformed_entry_costs_its_image_alone(tmp_path: Path) -> None:
+    truth = build(tmp_path, frames=4)
+    edit_json(tmp_path, lambda document: document["images"][0].pop("height"))
+    dataset = CocoPanoptic(tmp_path, SPLIT)
+    assert len(dataset) == len(truth.videos) - 1
+    [problem] = dataset.index_problems
+    assert problem.reason == "is malformed: images[0] has no 'height'"
+    assert problem.frame
+    assert problem.frame not in dataset.videos
+
+
+def test_a_json_without_annotations_is_an_unlabelled_split(tmp_path: Path) -> None:
+    build(tmp_path)
+    assert CocoPanoptic(tmp_path, SPLIT).card.unlabelled == ()
+    edit_json(tmp_path, lambda document: document["annotations"].clear())
+    assert CocoPanoptic(tmp_path, SPLIT, labelled=False).card.unlabelled == (SPLIT,)
+
+
 def test_a_json_without_a_good_frame_names_its_first_problem(tmp_path: Path) -> None:
     build(tmp_path, frames=1)
     edit_json(tmp_path, lambda document: document["images"][0].update(file_name="C:\\x.jpg"))

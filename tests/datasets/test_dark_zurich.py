@@ -35,6 +35,24 @@ def test_times_of_day(tmp_path: Path, times: tuple[str, ...]) -> None:
     check_reading(DarkZurich(tmp_path, labelled=False, times=times), at(truth, *times))
 
 
+@pytest.mark.parametrize(
+    ("times", "train", "val"),
+    [
+        (("night",), 2416, 50),
+        (("twilight",), 2920, 0),
+        (("day", "night"), 5457, 50),
+        (("night", "twilight", "day"), 8377, 50),
+    ],
+)
+def test_the_official_numbers_are_those_of_the_times(
+    tmp_path: Path, times: tuple[str, ...], train: int, val: int
+) -> None:
+    dark_zurich.build(tmp_path)
+    card = DarkZurich(tmp_path, labelled=False, times=times).card
+    assert (card.splits["train"], card.splits["val"]) == (train, val)
+    assert dict(DarkZurich.card.splits) == {"train": 2416, "val": 50, "test": 151}
+
+
 def test_night_is_the_default_and_names_tell_the_time(tmp_path: Path) -> None:
     dark_zurich.build(tmp_path)
     dataset = DarkZurich(tmp_path, labelled=False)

@@ -74,6 +74,9 @@ def test_the_two_unusable_pictures_are_left_out(tmp_path: Path) -> None:
     assert [frame.number for frame in dataset.frames()] == [1, 2, 15187, 15189]
     assert [frame.name for frame in dataset.frames()] == ["00001", "00002", "15187", "15189"]
     assert dict(Gta5.card.splits) == {"train": 24964}
+    for number in (15188, 17705):
+        (tmp_path / f"images/{number}.png").unlink()
+    assert dataset.index_problems == Gta5(tmp_path).index_problems == ()
 
 
 def test_the_index_counts_not_the_colour(tmp_path: Path) -> None:

@@ -12,14 +12,27 @@ import pytest
 from PIL import Image
 
 from tests.datasets.miniature import cityscapes, cityscapes_sequence, synthia
+from vidapt.datasets import integrity
 from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
-from vidapt.datasets.integrity import check_ends, describe_skipped, examine, quick_problems, refuse_or_skip
-from vidapt.datasets.stored import Problem
+from vidapt.datasets.integrity import (
+    check_ends,
+    describe_skipped,
+    examine,
+    forget_checks,
+    quick_problems,
+    refuse_or_skip,
+)
+from vidapt.datasets.stored import Problem, ReadOptions
 from vidapt.datasets.synthia import Synthia
-from vidapt.errors import InputError
+from vidapt.errors import ConfigError, InputError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known() -> None:
+    forget_checks()
 
 
 @pytest.fixture
@@ -122,6 +135,24 @@ def test_eight_bits_in_any_mode_are_fine(tmp_path: Path, mode: str) -> None:
     assert check_ends(tmp_path / "a.png", deep=False) == (40, 60)
 
 
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_a_turned_picture_has_the_size_as_it_is_read(tmp_path: Path, ending: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(NOISE).save(tmp_path / f"a{ending}", exif=exif)
+    assert check_ends(tmp_path / f"a{ending}") == (60, 40)
+
+
+def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    opened: list[object] = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: (opened.append(file), original(file))[1])
+    check_ends(tmp_path / "a.png")
+    [file] = opened
+    assert not isinstance(file, (str, Path))
+
+
 # --- a data set at a glance
 
 
@@ -168,7 +199,7 @@ def test_labels_of_unlabelled_footage_are_not_looked_at(root: Path) -> None:
 
 def test_problems_of_the_index_come_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = Problem("", "panoptic.json", "names x.png twice")
-    monkeypatch.setattr(Cityscapes, "index_problems", (index,))
+    monkeypatch.setattr(Cityscapes, "missing_stills", lambda *arguments: [index])
     label_file(root).unlink()
     assert [problem.reason for problem in quick_problems(Cityscapes(root))] == ["names x.png twice", "is missing"]
 
@@ -257,6 +288,12 @@ def test_no_single_byte_crashes_the_check(root: Path) -> None:
         path.write_bytes(data)
 
 
+def test_rows_that_are_all_cut_off_are_no_damage(root: Path) -> None:
+    dataset = Cityscapes(root, options=ReadOptions(trim=(24, 24)))
+    with pytest.raises(ConfigError, match=r"^trim \[24, 24\] leaves no row of pictures that are 48 rows high"):
+        examine(dataset, dataset.frame(0, 0))
+
+
 # --- refuse or skip
 
 
@@ -293,7 +330,7 @@ def test_skipping_leaves_the_damaged_frames_out(root: Path) -> None:
 
 def test_no_clip_reaches_across_a_skipped_frame(tmp_path: Path) -> None:
     cityscapes_sequence.build(tmp_path, snippet=30)
-    dataset = CityscapesSequence(tmp_path, "val", clip_length=2)
+    dataset = CityscapesSequence(tmp_path, "val", clip_length=2, labelled=False)
     full = len(dataset)
     (tmp_path / dataset.frame(0, 10).image).unlink()
     assert [problem.reason for problem in refuse_or_skip(dataset, "skip")] == ["is missing"]
@@ -319,6 +356,62 @@ def test_no_label_left_to_train_on(tmp_path: Path) -> None:
             cut(tmp_path / label)
     with pytest.raises(InputError, match="no labelled frame is left without the 4 frames"):
         refuse_or_skip(dataset, "skip")
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the frames whose files are looked at from now on."""
+    names: list[str] = []
+    original = integrity._quick_frame
+    monkeypatch.setattr(
+        integrity, "_quick_frame", lambda dataset, frame: (names.append(frame.name), original(dataset, frame))[1]
+    )
+    return names
+
+
+def test_a_process_looks_at_a_data_set_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = looked_at(monkeypatch)
+    monkeypatch.chdir(root.parent)
+    refuse_or_skip(Cityscapes(root), "refuse")
+    assert len(names) == 3
+    refuse_or_skip(Cityscapes(root.name), "skip")
+    refuse_or_skip(Cityscapes(root, clip_length=1), "refuse")
+    assert len(names) == 3
+    refuse_or_skip(Cityscapes(root, labelled=False), "refuse")
+    assert len(names) == 6
+    forget_checks()
+    refuse_or_skip(Cityscapes(root), "refuse")
+    assert len(names) == 9
+
+
+def test_other_frames_are_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_or_skip(Cityscapes(root, options=ReadOptions(videos=1)), "refuse")
+    names = looked_at(monkeypatch)
+    label_file(root, 1).unlink()
+    with pytest.raises(InputError, match="1 of 3 frames"):
+        refuse_or_skip(Cityscapes(root), "refuse")
+    assert len(names) == 3
+
+
+def test_what_was_damaged_is_looked_at_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mends a file in a running process is not told that it is damaged."""
+    whole = label_file(root, 1).read_bytes()
+    cut(label_file(root, 1))
+    with pytest.raises(InputError, match="1 of 3 frames"):
+        refuse_or_skip(Cityscapes(root), "refuse")
+    names = looked_at(monkeypatch)
+    assert [problem.reason for problem in refuse_or_skip(Cityscapes(root), "skip")] == [
+        "is cut: the end of a PNG file is missing"
+    ]
+    label_file(root, 1).write_bytes(whole)
+    assert refuse_or_skip(Cityscapes(root), "refuse") == []
+    assert names == ["aachen_000001_000019"] * 2
+
+
+def test_every_frame_advances_the_bar(root: Path) -> None:
+    label_file(root, 1).unlink()
+    steps: list[int] = []
+    refuse_or_skip(Cityscapes(root), "skip", advance=lambda: steps.append(1))
+    assert len(steps) == 3
 
 
 # --- what is said

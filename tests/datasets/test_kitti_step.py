@@ -6,7 +6,13 @@ import pytest
 from PIL import Image
 
 from tests.datasets.miniature import kitti_step
-from tests.datasets.reading import check_damaged_files, check_index, check_label_of_another_size, check_reading
+from tests.datasets.reading import (
+    check_damaged_files,
+    check_index,
+    check_label_of_another_size,
+    check_misnamed,
+    check_reading,
+)
 from vidapt.datasets.kitti_step import KittiStep, split_tracks
 from vidapt.datasets.stored import ReadOptions
 from vidapt.errors import InputError
@@ -111,3 +117,5 @@ def test_wrong_roots_and_names_are_named(tmp_path: Path) -> None:
     strange.write_bytes(b"x")
     with pytest.raises(InputError, match=r"images/train/0000/left.png is not named by its frame number"):
         KittiStep(tmp_path)
+    kitti_step.build(tmp_path, split="train")
+    check_misnamed(lambda: KittiStep(tmp_path), "images/train/0000/right.png", others=1)

@@ -13,12 +13,13 @@ from tests.datasets.miniature.mapillary import build
 from tests.datasets.miniature.truth import TrueFrame, Truth
 from tests.datasets.reading import check_damaged_files, check_label_of_another_size, check_reading
 from vidapt.clip import IGNORE
-from vidapt.datasets.integrity import quick_problems
+from vidapt.datasets.integrity import quick_problems, refuse_or_skip
 from vidapt.datasets.mapillary import Mapillary, class_table, split_codes
 from vidapt.datasets.panoptic_json import Category
 from vidapt.errors import InputError
 from vidapt.io.coco import encode_ids
-from vidapt.labels import find_space
+from vidapt.labels import CITYSCAPES, find_space
+from vidapt.mapping import find_mapping
 
 VERSIONS = ["v1.2", "v2.0"]
 JSON = {"v1.2": "panoptic_2018.json", "v2.0": "panoptic_2020.json"}
@@ -87,19 +88,33 @@ def test_instances_pictures_serve_where_the_panoptic_release_is_missing(tmp_path
         void = [index for index, label in enumerate(space.classes) if label.is_void]
         classes = np.where(np.isin(true.classes, [-1, *void]), IGNORE, true.classes)
         assert np.array_equal(labels.semantic, classes)
+        assert np.array_equal(labels.instance > 0, classes != IGNORE)
         things = np.isin(classes, space.things)
-        assert np.array_equal(labels.instance > 0, things)
         pairs = np.stack([true.objects, labels.instance])[:, things & ~true.crowd]
         assert len(np.unique(pairs, axis=1).T) == len(np.unique(pairs[0])) == len(np.unique(pairs[1])) > 3
 
 
 def test_a_number_belongs_to_its_class_and_counts_from_zero() -> None:
-    space = find_space("mapillary_v1.2")
     codes = np.array([[0, 1, 256, CAR * 256, CAR * 256 + 255, ROAD * 256, 65 * 256, 65535]], np.int32)
-    semantic, instance = split_codes(codes, space)
+    semantic, instance = split_codes(codes)
     assert semantic[0].tolist() == [BIRD, BIRD, 1, CAR, CAR, ROAD, 65, 255]
-    assert (instance[0] > 0).tolist() == [True] * 5 + [False] * 3
-    assert len(set(instance[0, :5].tolist())) == 5
+    assert (instance[0] > 0).all()
+    assert len(set(instance[0].tolist())) == 8
+
+
+def test_on_rails_of_an_instances_picture_is_an_instance_of_train(tmp_path: Path) -> None:
+    build(tmp_path, frames=1)
+    shutil.rmtree(tmp_path / "training/v1.2/panoptic")
+    dataset = Mapillary(tmp_path)
+    space = find_space("mapillary_v1.2")
+    on_rails = space.names.index("on rails")
+    codes = np.full((48, 96), ROAD * 256, np.uint16)
+    codes[:9], codes[9:20] = on_rails * 256, on_rails * 256 + 1
+    Image.fromarray(codes).save(tmp_path / next(dataset.frames()).labels[0])
+    labels = read_first(dataset)
+    table = find_mapping(space, CITYSCAPES).table
+    assert CITYSCAPES.names[table[labels.semantic[0, 0]]] == "train"
+    assert len({0, labels.instance[0, 0], labels.instance[9, 0], labels.instance[30, 0]}) == 4
 
 
 def test_frames_are_named_by_their_keys(tmp_path: Path) -> None:
@@ -135,9 +150,26 @@ def test_a_part_of_the_pictures_is_enough(tmp_path: Path) -> None:
     edit_json(tmp_path, lambda document: document["annotations"][1]["segments_info"][0].update(category_id=99))
     edit_json(tmp_path, lambda document: document["images"].append(document["images"][1] | {"id": "elsewhere"}))
     dataset = Mapillary(tmp_path)
-    assert dataset.index_problems == ()
+    [problem] = dataset.index_problems
+    assert (problem.frame, problem.file) == ("", left_out)
+    assert problem.reason == "is missing, but training/v1.2/panoptic/panoptic_2018.json labels it"
+    assert refuse_or_skip(Mapillary(tmp_path), "skip") == [problem]
     kept = replace(truth, videos=[video for video in truth.videos if video != [left_out]])
     check_reading(dataset, kept)
+
+
+@pytest.mark.parametrize("panoptic", [True, False])
+def test_several_missing_pictures_are_one_problem(tmp_path: Path, panoptic: bool) -> None:
+    truth = build(tmp_path, frames=4)
+    if not panoptic:
+        shutil.rmtree(tmp_path / "training/v1.2/panoptic")
+    for [image] in truth.videos[1:]:
+        (tmp_path / image).unlink()
+    [problem] = Mapillary(tmp_path).index_problems
+    assert problem.file in {image for [image] in truth.videos[1:]}
+    source = "panoptic/panoptic_2018.json" if panoptic else "instances"
+    assert problem.reason == f"and 2 more are missing, but training/v1.2/{source} labels them"
+    assert Mapillary(tmp_path, labelled=False).index_problems == ()
 
 
 def test_pictures_that_the_json_does_not_annotate_are_left_out_and_reported(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -24,6 +25,7 @@ from vidapt.datasets.panoptic_json import (
     read_index,
     write_panoptic,
 )
+from vidapt.datasets.stored import Problem
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import encode_ids
 
@@ -160,7 +162,7 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
         ("categories", ["color"], "#ffffff", r"categories\[0\] has color '#ffffff'"),
     ],
 )
-def test_entries_with_missing_keys_or_wrong_types_are_refused(part: str, path: list, value: Any, reason: str) -> None:
+def test_entries_with_missing_keys_or_wrong_types_are_told(part: str, path: list, value: Any, reason: str) -> None:
     data = document()
     place, entries = (1 if part == "annotations" else 0), data[part]
     holder: Any = entries
@@ -171,10 +173,34 @@ def test_entries_with_missing_keys_or_wrong_types_are_refused(part: str, path: l
         del holder[last]
     else:
         holder[last] = value
-    with pytest.raises(InputError, match=rf"^p\.json: .*{reason}") as caught:
-        index_document(data, HERE)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 200
+    if part == "categories":
+        with pytest.raises(InputError, match=rf"^p\.json: .*{reason}") as caught:
+            index_document(data, HERE)
+        told = str(caught.value)
+    else:
+        index = index_document(data, HERE, "p.json")
+        [problem] = [problem for problem in index.problems if problem.reason.startswith("is malformed: ")]
+        told = problem.reason
+        assert re.search(reason, told)
+        assert problem.file == "p.json"
+        assert len(index.images) == len(document()["images"]) - (part == "images" or path != ["image_id"])
+    assert "\n" not in told
+    assert len(told) < 200
+
+
+def test_a_malformed_entry_is_the_flaw_of_its_image_alone() -> None:
+    data = document()
+    whole = index_document(data, HERE, "p.json")
+    identity, name = data["images"][0]["id"], frame_name(data["images"][0]["file_name"])
+    del data["images"][0]["width"]
+    index = index_document(data, HERE, "p.json")
+    assert index.problems == (Problem(name, "p.json", "is malformed: images[0] has no 'width'"),)
+    assert dict(index.images) == {key: image for key, image in whole.images.items() if key != identity}
+    data = document()
+    image = data["annotations"][1].pop("segments_info") and data["annotations"][1]["image_id"]
+    [problem] = index_document(data, HERE, "p.json").problems
+    assert problem.frame == whole.images[image].name
+    assert set(index_document(data, HERE).annotations) == set(whole.annotations) - {image}
 
 
 def test_two_categories_of_one_id_are_refused() -> None:

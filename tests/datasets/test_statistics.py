@@ -1,6 +1,7 @@
 """Pixels per class: mapped, summed, kept with a hash of the files, and counted again when a file changed."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from vidapt.datasets.statistics import (
     statistics_key,
 )
 from vidapt.datasets.stored import ReadOptions, StoredDataset
-from vidapt.labels import CITYSCAPES, find_space
+from vidapt.labels import CITYSCAPES, LabelSpace, find_space
 from vidapt.mapping import find_mapping
 
 
@@ -213,3 +214,32 @@ def test_the_key_does_not_depend_on_where_the_data_lie(tmp_path: Path) -> None:
     known = key_of(Cityscapes(tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
     assert key_of(Cityscapes(tmp_path / "there")) == known
+
+
+def test_the_key_follows_the_meaning_of_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cityscapes.build(tmp_path)
+    known = key_of(Cityscapes(tmp_path))
+    space = find_space("cityscapes_ids")
+    ground = space.classes[6]
+    changed = []
+    for label in (replace(ground, is_void=not ground.is_void), replace(ground, name="floor")):
+        other = LabelSpace(space.name, (*space.classes[:6], label, *space.classes[7:]))
+        monkeypatch.setattr(Cityscapes, "own_label_space", lambda self, other=other: other)
+        changed.append(key_of(Cityscapes(tmp_path)))
+    monkeypatch.undo()
+    monkeypatch.setattr(Cityscapes, "version", 2)
+    assert len({known, *changed, key_of(Cityscapes(tmp_path))}) == 4
+
+
+def test_kept_frames_follow_the_reader_and_not_the_way_the_root_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cityscapes.build(tmp_path / "data")
+    (tmp_path / "link").symlink_to("data")
+    monkeypatch.chdir(tmp_path)
+    roots = (tmp_path / "data", Path("data"), Path("link"), tmp_path / "link" / ".." / "data")
+    keys = {dataset._cache_key(dataset.frame(0, 0)) for dataset in map(Cityscapes, roots)}
+    assert len(keys) == 1
+    monkeypatch.setattr(Cityscapes, "version", 2)
+    dataset = Cityscapes(tmp_path / "data")
+    assert dataset._cache_key(dataset.frame(0, 0)) not in keys

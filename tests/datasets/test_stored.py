@@ -16,7 +16,7 @@ from tests.datasets.toy import Toy, all_clips, write_video
 from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.stored import Frame, ReadOptions, Video, files_below, stamp, still
 from vidapt.datasets.synthia_seq import SynthiaSeq
-from vidapt.errors import InputError
+from vidapt.errors import ConfigError, InputError
 
 # --- options
 
@@ -131,7 +131,7 @@ def test_fit_keeps_the_aspect_inside_the_box(truth: Truth, fit: tuple[int, int],
 
 def test_trim_that_leaves_nothing(truth: Truth) -> None:
     dataset = Cityscapes(truth.root, options=ReadOptions(trim=(24, 24)))
-    with pytest.raises(InputError, match=r"trim \[24, 24\] leaves no row of pictures that are 48 rows high"):
+    with pytest.raises(ConfigError, match=r"trim \[24, 24\] leaves no row of pictures that are 48 rows high"):
         dataset[0]
 
 

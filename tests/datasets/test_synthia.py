@@ -8,8 +8,9 @@ import pytest
 from tests.datasets.miniature.synthia import build
 from tests.datasets.miniature.truth import Truth
 from tests.datasets.reading import check_damaged_files, check_reading
+from vidapt.datasets.instance_codes import thing_instances
 from vidapt.datasets.stored import ReadOptions
-from vidapt.datasets.synthia import Synthia, thing_instances
+from vidapt.datasets.synthia import Synthia
 from vidapt.errors import InputError
 from vidapt.labels import find_space
 

@@ -9,8 +9,8 @@ from PIL import Image
 from tests.datasets.miniature.truth import Truth
 from tests.datasets.miniature.viper import build
 from tests.datasets.reading import check_damaged_files, check_reading
+from vidapt.datasets.instance_codes import tagged_instances
 from vidapt.datasets.stored import ReadOptions
-from vidapt.datasets.instance_colours import tagged_instances
 from vidapt.datasets.viper import Viper, ego_vehicle_mask
 from vidapt.errors import InputError
 
@@ -81,8 +81,7 @@ def test_frames_without_label_pictures_are_unlabelled(tmp_path: Path) -> None:
     dataset = Viper(tmp_path, clip_length=2)
     check_reading(dataset, without_labels(truth, missing))
     assert {frame.name for frame in dataset.frames() if not frame.key} == missing
-    assert dataset[0].target.labelled.tolist() == [False, False]
-    assert dataset[1].target.labelled.tolist() == [False, True]
+    assert dataset[0].target.labelled.tolist() == [False, True]
     unlabelled = Viper(tmp_path, labelled=False)
     assert [frame.key for frame in unlabelled.frames()] == [frame.key for frame in dataset.frames()]
 
@@ -95,6 +94,20 @@ def test_every_tenth_frame_with_the_one_before(tmp_path: Path) -> None:
     dataset = Viper(tmp_path, clip_length=2, options=ReadOptions(every=10, context=1))
     assert [frame.name for frame in dataset.frames()] == ["001_00009", "001_00010", "002_00009", "002_00010"]
     assert [clip.target.labelled.tolist() for clip in dataset] == [[False, True]] * 2
+
+
+def test_labels_of_parts_without_pictures_are_not_missed(tmp_path: Path) -> None:
+    build(tmp_path, frames=14, image_format="png")
+    for path in (tmp_path / "train/img").rglob("*.png"):
+        if not path.stem.endswith("0"):
+            path.unlink()
+    whole = Viper(tmp_path)
+    assert {frame.number % 10 for frame in whole.frames()} == {0}
+    assert whole.index_problems == ()
+    (tmp_path / "train/img/001/001_00010.png").unlink()
+    [problem] = Viper(tmp_path).index_problems
+    assert problem.file == "train/img/001/001_00010.png"
+    assert problem.frame == "001_00010"
 
 
 def test_a_missing_instance_picture_is_an_error_unless_they_are_left_out(tmp_path: Path) -> None:

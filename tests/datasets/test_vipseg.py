@@ -6,9 +6,15 @@ import pytest
 from PIL import Image
 
 from tests.datasets.miniature import vipseg
-from tests.datasets.reading import check_damaged_files, check_index, check_label_of_another_size, check_reading
-from vidapt.datasets.stored import ReadOptions
+from tests.datasets.reading import (
+    check_damaged_files,
+    check_index,
+    check_label_of_another_size,
+    check_misnamed,
+    check_reading,
+)
 from vidapt.datasets.listing import usual_step
+from vidapt.datasets.stored import Problem, ReadOptions
 from vidapt.datasets.vipseg import VipSeg, split_codes
 from vidapt.errors import InputError
 from vidapt.labels import find_space
@@ -109,16 +115,21 @@ def test_lists_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
     (tmp_path / "val.txt").write_text(f"{name}\n")
     with pytest.raises(InputError, match=r"val\.txt lists .* which is no name of a video"):
         VipSeg(tmp_path, "val")
+    (tmp_path / "val.txt").write_text(f"12_1mWNahzcsAc\n{name}\n")
+    dataset = VipSeg(tmp_path, "val")
+    assert dataset.videos == ["12_1mWNahzcsAc"]
+    reason = f"lists {name!r}, which is no name of a video (letters, digits, _ and -)"
+    assert dataset.index_problems == (Problem("", "val.txt", reason),)
 
 
 def test_wrong_lists_and_names_are_named(tmp_path: Path) -> None:
     vipseg.build(tmp_path)
-    (tmp_path / "imgs/12_1mWNahzcsAc/cover.jpg").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"12_1mWNahzcsAc/cover.jpg is not named by its frame number"):
-        VipSeg(tmp_path, "val")
+    check_misnamed(lambda: VipSeg(tmp_path, "val"), "imgs/12_1mWNahzcsAc/cover.jpg")
     rmtree(tmp_path / "imgs/12_1mWNahzcsAc")
-    with pytest.raises(InputError, match=r"12_1mWNahzcsAc has no pictures, but val\.txt lists the video"):
-        VipSeg(tmp_path, "val")
+    dataset = VipSeg(tmp_path, "val")
+    reason = "has no pictures, but val.txt lists the video"
+    assert dataset.index_problems == (Problem("12_1mWNahzcsAc", "imgs/12_1mWNahzcsAc", reason),)
+    assert len(dataset.videos) == 1
     (tmp_path / "val.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"val\.txt cannot be read: it is not text; it lists the videos"):
         VipSeg(tmp_path, "val")

@@ -36,6 +36,13 @@ class Jobs:
 
         return call
 
+    def evaluate(self, scores: Any) -> Any:
+        def call(*arguments: Any, show: Any, **options: Any) -> Any:
+            self.job("evaluate")(*arguments, **options)
+            show(scores)
+
+        return call
+
 
 def own_recipe(source: Path, target: Path, classes: Path | None) -> Recipe:
     data = {"source": LabelledFolderData(root=source), "target": VideosData(root=target)}
@@ -56,7 +63,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Jobs:
             "recipe_for": own_recipe,
         },
         "segment": {"segment": made.job("segment")},
-        "evaluate": {"evaluate": made.job("evaluate", scores)},
+        "evaluate": {"evaluate": made.evaluate(scores)},
         "scored_videos": {"is_generated": lambda data: True},
     }
     for name, content in modules.items():

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 METRICS = ("ap_coco", "ap_cityscapes", "instance_weighted", "boundary", "constancy")
 """Their names, as in the configuration."""
 
+_RATE_ALL = "average precision ranks all things, so give each a score"
+
 
 @dataclass(frozen=True)
 class InstanceWeightedScores:
@@ -122,7 +124,7 @@ class ExtraMetrics:
         self._weighted = InstanceWeightedIou(space) if "instance_weighted" in metrics else None
         self._boundary = PanopticCounts.zeros(len(space)) if "boundary" in metrics else None
         self._constancy = VideoConstancy() if "constancy" in metrics else None
-        self._rated: bool | None = None
+        self._rating: tuple[bool, str] | None = None
 
     def update(self, name: str, runs: FrameRuns) -> None:
         """Add the next frame of the current video.
@@ -150,11 +152,11 @@ class ExtraMetrics:
     def _update_precision(self, name: str, runs: InstanceRuns) -> None:
         precisions = [precision for precision in (self._coco, self._cityscapes) if precision is not None]
         if precisions:
-            rated = _is_rated(name, runs, self._rated)
+            rating = _rating_of(name, runs, self._rating)
             overlaps = _instance_overlaps(runs, self.scored.space)
             for precision in precisions:
                 precision.update(name, overlaps)
-            self._rated = rated
+            self._rating = rating
 
     def _boundary_counts(self, runs: InstanceRuns) -> PanopticCounts:
         space = self.scored.space
@@ -173,14 +175,13 @@ class ExtraMetrics:
             UserError: If both have a frame of one name, or the predictions of one have scores and those of the other
                 have none; nothing is added then.
         """
-        if None not in (self._rated, other._rated) and self._rated != other._rated:
-            raise UserError("the predicted things of some videos have scores and those of others have none; rate all")
+        _check_ratings(self._rating, other._rating)
         # Average precision first: it alone can refuse, before it adds anything.
         if self._coco is not None and other._coco is not None:
             self._coco.merge(other._coco)
         if self._cityscapes is not None and other._cityscapes is not None:
             self._cityscapes.merge(other._cityscapes)
-        self._rated = other._rated if self._rated is None else self._rated
+        self._rating = other._rating if self._rating is None else self._rating
         if self._weighted is not None and other._weighted is not None:
             self._weighted.merge(other._weighted)
         if self._boundary is not None and other._boundary is not None:
@@ -190,7 +191,7 @@ class ExtraMetrics:
 
     def result(self, *, has_instances: bool) -> ExtraScores:
         """Scores over all videos; those that need instances are None without them, AP also without any score."""
-        unrated = self._rated is False
+        unrated = self._rating is not None and not self._rating[0]
         scores = ExtraScores(
             boundary=None if self._boundary is None else panoptic_scores(self._boundary, self.scored),
             boundary_ratio=self.boundary_ratio,
@@ -213,16 +214,22 @@ def _weighted_scores(weighted: InstanceWeightedIou, scored: ScoredClasses) -> In
     return InstanceWeightedScores(mean.value, by_name, scored.names(mean.classes), categories)
 
 
-def _is_rated(name: str, runs: InstanceRuns, before: bool | None) -> bool | None:
-    """Whether the predicted things of a frame have scores; ``before``, that of the frames before it, if it has none."""
+def _rating_of(name: str, runs: InstanceRuns, before: tuple[bool, str] | None) -> tuple[bool, str] | None:
+    """Whether the predicted things of a frame have scores and its name; ``before``, that of others, if it has none."""
     rated = {not np.isnan(segment.score) for segment in runs.segments if segment.is_thing}
-    known = rated if before is None else rated | {before}
-    if len(known) > 1:
+    if len(rated) > 1:
+        raise UserError(f"frame {name!r}: some predicted things have a score and some have none; {_RATE_ALL}")
+    found = (rated.pop(), name) if rated else None
+    _check_ratings(before, found)
+    return found if before is None else before
+
+
+def _check_ratings(first: tuple[bool, str] | None, second: tuple[bool, str] | None) -> None:
+    if first is not None and second is not None and first[0] != second[0]:
+        (_, rated), (_, bare) = sorted((first, second), reverse=True)
         raise UserError(
-            f"frame {name!r}: some predicted things up to here have a score and some have none; average precision ranks "
-            "all or none of them, so give every thing a score"
+            f"frame {bare!r}: predicted things have no score, but those of frame {rated!r} have; {_RATE_ALL}"
         )
-    return next(iter(known), None)
 
 
 def _instance_overlaps(runs: InstanceRuns, space: LabelSpace) -> InstanceOverlaps:

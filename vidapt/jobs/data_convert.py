@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 
 from vidapt.config import StoredData
+from vidapt.datasets.integrity import problem_of
 from vidapt.datasets.statistics import labelled_frames, statistics_key
-from vidapt.datasets.stored import Frame, StoredDataset
+from vidapt.datasets.stored import Frame, Problem, StoredDataset
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import categories, encode_ids
 from vidapt.io.coco_labels import panoptic_labels
 from vidapt.io.segmentation_folder import encode_png
+from vidapt.jobs.conversion_journal import (
+    FAILED,
+    Record,
+    abandoned_parts,
+    forget_others,
+    is_finished,
+    journal_path,
+    list_failed,
+    read_journal,
+    refuse_disturbed,
+    write_picture,
+)
 from vidapt.jobs.data import build_stored
 from vidapt.jobs.files import write_text
-from vidapt.jobs.parallel import in_processes
+from vidapt.jobs.parallel import in_processes, interruptible
 from vidapt.labels import LabelSpace, find_space
 from vidapt.mapping import find_mapping
 
@@ -48,18 +60,21 @@ class Converted:
         json: The JSON file; its pictures lie in the folder of the same name.
         written: Frames written now.
         kept: Frames that an earlier, interrupted conversion had written.
+        failed: What could not be converted; ``failed.jsonl`` beside the JSON lists it.
     """
 
     json: Path
     written: int
     kept: int
+    failed: tuple[Problem, ...] = ()
 
 
 def convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: int | None = None) -> Converted:
     """Write ``out/<split>.json`` and ``out/<split>/<frame>.png``.
 
     Category ids are the positions in ``labels``; void and unmapped classes are 0; thing regions without an instance are
-    crowd. The pictures of an interrupted conversion of the same data are kept.
+    crowd. The pictures of an interrupted conversion of the same data are kept. Damaged frames are left out and listed
+    in ``out/failed.jsonl``, as is what is wrong in the index of the data set.
 
     Args:
         section: The data set; it must number instances.
@@ -68,7 +83,8 @@ def convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: 
         jobs: Processes; None takes one a core.
 
     Raises:
-        InputError: If the data set has no instances or a frame is damaged.
+        InputError: If the data set has no instances.
+        UserError: If another conversion writes into the same folder.
         StorageError: If writing fails; what was written is kept and continued by the next call.
     """
     dataset = build_stored(section)
@@ -82,87 +98,91 @@ def convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: 
     work = _Conversion(dataset, find_mapping(own, space, section.mapping).table, space, out / section.split)
     frames = labelled_frames(dataset)
     path, key = out / f"{section.split}.json", _content_key(work, frames)
-    if _is_finished(path, key, work.folder):
-        return Converted(path, 0, len(frames))
-    journal = out / f".{section.split}.{key}.jsonl"
-    done = _read_journal(journal, work.folder)
-    rest = [frame for frame in frames if frame.name not in done]
-    kept = len(done)
+    if is_finished(path, key, [frame.name for frame in frames], work.folder):
+        return _outcome(Converted(path, 0, len(frames), dataset.index_problems), out)
     try:
-        work.folder.mkdir(parents=True, exist_ok=True)
-        with journal.open("a", encoding="utf-8") as file:
-            for record in in_processes(_convert_frame, work, rest, jobs=jobs, title=f"converting {section.split}"):
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                done[record["image_id"]] = record
+        forget_others(out, section.split, key)
+        done, kept, damaged = _convert_rest(work, frames, journal_path(out, section.split, key), jobs)
     except OSError as error:
         raise StorageError(f"{out} cannot be written ({error.strerror or error}); run the command again") from error
-    write_text(path, _document(work, key, [done[frame.name] for frame in frames]))
-    journal.unlink(missing_ok=True)
-    return Converted(path, len(rest), kept)
+    written = len(done) - kept
+    refuse_disturbed(out, section.split, key, done.values())
+    if done:
+        write_text(path, _document(work, key, [done[frame.name] for frame in frames if frame.name in done]))
+    if not damaged:
+        journal_path(out, section.split, key).unlink(missing_ok=True)
+    return _outcome(Converted(path, written, kept, (*dataset.index_problems, *damaged)), out)
 
 
-def run_convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: int | None = None) -> None:
-    """Convert and say what was written; arguments and errors as in ``convert``."""
-    done = convert(section, out=out, labels=labels, jobs=jobs)
-    kept = f", {done.kept} of an earlier run kept" if done.kept else ""
-    Console(soft_wrap=True, highlight=False).print(f"{done.json}: {done.written} frames written{kept}")
-
-
-def _content_key(work: _Conversion, frames: Sequence[Frame]) -> str:
-    """Hash of everything that the pictures depend on."""
-    content = (statistics_key(work.dataset, frames), work.table.tobytes(), work.space.is_thing.tobytes())
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
-
-
-def _convert_frame(work: _Conversion, frame: Frame) -> dict[str, Any]:
-    """Write the picture of a frame and return its record."""
-    labels = work.dataset.read_frame_labels(frame)
-    try:
-        ids, segments = panoptic_labels(work.table[labels.semantic], labels.instance, work.space.is_thing)
-    except ValueError as error:
-        raise InputError(f"{work.dataset.root / frame.labels[0]}: {error}") from error
-    name = f"{frame.name}.png"
-    part = work.folder / f".{name}.part"
-    part.write_bytes(encode_png(encode_ids(ids)))
-    os.replace(part, work.folder / name)
-    height, width = ids.shape
-    return {"image_id": frame.name, "file_name": name, "segments_info": segments, "height": height, "width": width}
-
-
-def _read_journal(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """Records of an interrupted conversion whose pictures are there; a half-written last line is dropped."""
-    done = {}
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    for line in lines:
-        record = _read_record(line)
-        if record is not None and (folder / record["file_name"]).is_file():
-            done[record["image_id"]] = record
-    if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]), "utf-8")
+def _outcome(done: Converted, out: Path) -> Converted:
+    list_failed(out, done.json.stem, done.failed)
     return done
 
 
-def _read_record(line: str) -> dict[str, Any] | None:
-    """The record of a whole line; None for one that is cut or damaged."""
+def _convert_rest(
+    work: _Conversion, frames: Sequence[Frame], journal: Path, jobs: int | None
+) -> tuple[dict[str, Record], int, list[Problem]]:
+    """Write the pictures that are not there yet; returns all records by frame, how many were there, and failures."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    abandoned = abandoned_parts(work.folder)
+    done, damaged = read_journal(journal, work.folder), []
+    kept = len(done)
+    rest = [frame for frame in frames if frame.name not in done]
+    with journal.open("a", encoding="utf-8") as file:
+        for result in in_processes(_convert_frame, work, rest, jobs=jobs, title=f"converting {work.dataset.split}"):
+            if isinstance(result, Problem):
+                damaged.append(result)
+                continue
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            done[result["image_id"]] = result
+    for part in abandoned:
+        part.unlink(missing_ok=True)
+    return done, kept, damaged
+
+
+def run_convert(section: StoredData, *, out: Path, labels: str | None = None, jobs: int | None = None) -> None:
+    """Convert and say what was written; arguments and errors as in ``convert``.
+
+    Raises:
+        InputError: If anything could not be converted; after the rest was.
+        Interrupted: After Ctrl-C; what was written is kept.
+    """
+    with interruptible("the pictures that were written are kept; run the command again to go on"):
+        done = convert(section, out=out, labels=labels, jobs=jobs)
+    kept = f", {done.kept} of an earlier run kept" if done.kept else ""
+    Console(soft_wrap=True, highlight=False).print(f"{done.json}: {done.written} frames written{kept}")
+    if done.failed:
+        first = done.failed[0]
+        raise InputError(
+            f"{len(done.failed)} problems of {section.kind} {section.split} in {section.root}, the first: {first.file} "
+            f"{first.reason}; what they concern is not converted, {out / FAILED} lists them"
+        )
+
+
+def _content_key(work: _Conversion, frames: Sequence[Frame]) -> str:
+    """Hash of everything that the pictures and the JSON depend on."""
+    space = work.space
+    meaning = (space.name, space.names, space.is_thing.tobytes(), space.palette.tobytes())
+    content = (statistics_key(work.dataset, frames), work.table.tobytes(), *meaning)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+
+
+def _convert_frame(work: _Conversion, frame: Frame) -> Record | Problem:
+    """Write the picture of a frame and return its record, or what is wrong with the frame."""
     try:
-        record = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        labels = work.dataset.read_frame_labels(frame)
+        ids, segments = panoptic_labels(work.table[labels.semantic], labels.instance, work.space.is_thing)
+    except InputError as error:
+        return problem_of(work.dataset, frame, error)
+    except ValueError as error:
+        return Problem(frame.name, frame.labels[0], str(error))
+    written = write_picture(work.folder / f"{frame.name}.png", encode_png(encode_ids(ids)))
+    height, width = ids.shape
+    return {"image_id": frame.name, **written, "segments_info": segments, "height": height, "width": width}
 
 
-def _is_finished(path: Path, key: str, folder: Path) -> bool:
-    """True if an earlier call has written the same conversion whole."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        names = [record["file_name"] for record in data["annotations"]]
-        return bool(data["info"]["content"] == key) and all((folder / name).is_file() for name in names)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _document(work: _Conversion, key: str, records: list[dict[str, Any]]) -> str:
+def _document(work: _Conversion, key: str, records: list[Record]) -> str:
     """The JSON text: annotations of the label pictures, images below the root of the data set, videos if there are."""
     dataset, space = work.dataset, work.space
     video_of = {frame.name: number for number, video in enumerate(dataset.index(), 1) for frame in video.frames}

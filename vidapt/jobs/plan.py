@@ -21,6 +21,7 @@ from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged
 from vidapt.jobs.describe import describe, describe_all
 from vidapt.jobs.scored_videos import scored_space, scored_videos
+from vidapt.jobs.table import describe_mean
 from vidapt.labels import LabelSpace
 from vidapt.mapping import ClassMapping, find_mapping
 from vidapt.models.network import PanopticNetwork
@@ -127,11 +128,8 @@ def _evaluation(recipe: Recipe, space: LabelSpace) -> Rows:
 def describe_protocol(recipe: Recipe) -> str:
     """The protocol of a recipe in one line: its name, the classes averaged and what the others do."""
     scoring, space = recipe.scoring, scored_space(recipe)
-    names = space.names if scoring.classes is None else scoring.classes
-    text = f"mean over {len(names)} of {len(space)} classes of {space.name}"
-    if len(names) < len(space):
-        left_out = [name for name in space.names if name not in names]
-        text += f", without {', '.join(left_out)} (their pixels are {scoring.unscored})"
+    names = [label.name for label in space.classes if not label.is_void]
+    text = describe_mean(space.name, names, scoring.classes or names, scoring.unscored)
     return f"{scoring.protocol}: {text}" if scoring.protocol else text
 
 

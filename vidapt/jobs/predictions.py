@@ -376,14 +376,14 @@ class PanopticFiles:
         name = info.get("label_space") if isinstance(info, dict) else None
         space = _space(str(name or self.file.stem), categories, self.file)
         try:
-            ids = [int(item["id"]) for item in categories]
+            own_ids = [int(item["id"]) for item in categories]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.file} has a category without a number as its id: {error}") from error
-        twice = [(own, item["name"]) for own, item in zip(ids, categories, strict=True) if ids.count(own) > 1]
+        twice = [(own, item["name"]) for own, item in zip(own_ids, categories, strict=True) if own_ids.count(own) > 1]
         if twice:
             (own, first), (_, second) = twice[0], twice[1]
             raise InputError(f"{self.file}: categories {first} and {second} both have id {own}; give each its own")
-        return space, {own: place for place, own in enumerate(ids)}
+        return space, {own: place for place, own in enumerate(own_ids)}
 
     @cached_property
     def mapping(self) -> ClassMapping:
@@ -408,8 +408,12 @@ class PanopticFiles:
                 f"{self.file} has no annotation for {len(missing)} of {len(names)} frames: {_some(missing)}; it needs "
                 "one for every frame that is scored"
             )
-        for name in names:
-            self._picture(self._record(name)["file_name"])
+        pictures = [self._record(name)["file_name"] for name in names]
+        lost = [file_name for file_name in pictures if self._picture_or_none(file_name) is None]
+        if len(lost) > 1:
+            raise InputError(f"{len(lost)} of {len(names)} pictures of {self.file} are missing: {_some(lost)}")
+        for file_name in lost:
+            self._picture(file_name)
 
     def _found(self, name: str) -> Sequence[Mapping[str, Any]]:
         found = self._records.get(name) or ()
@@ -435,14 +439,22 @@ class PanopticFiles:
 
     def _picture(self, file_name: str) -> Path:
         """The picture, in a folder beside the JSON file that is named like it or ``panoptic``, or beside it itself."""
+        found = self._picture_or_none(file_name)
+        if found is None:
+            folders = " or ".join(map(str, self._folders))
+            raise InputError(f"the picture {file_name} of {self.file} is not in {folders}")
+        return found
+
+    def _picture_or_none(self, file_name: str) -> Path | None:
         if leaves_folder(file_name):
             raise InputError(f"{self.file} has the file_name {file_name!r}, which leads out of its folder")
+        places = (folder / file_name for folder in self._folders)
+        return next((path for path in places if path.is_file()), None)
+
+    @cached_property
+    def _folders(self) -> list[Path]:
         beside = self.file.parent
-        folders = [folder for folder in (beside / self.file.stem, beside / "panoptic", beside) if folder.is_dir()]
-        for folder in folders:
-            if (folder / file_name).is_file():
-                return folder / file_name
-        raise InputError(f"the picture {file_name} of {self.file} is not in {' or '.join(map(str, folders))}")
+        return [folder for folder in (beside / self.file.stem, beside / "panoptic", beside) if folder.is_dir()]
 
     def _frame(self, ids: NDArray[np.int32], record: Mapping[str, Any], position: int, path: Path) -> PanopticFrame:
         space, places = self._classes
@@ -459,7 +471,7 @@ class PanopticFiles:
             raise InputError(f"{path} has id {min(unlisted)}, which {self.file.name} does not list")
         unseen = set(category) - set(present.tolist())
         if unseen:
-            raise InputError(f"{self.file} lists segment {min(unseen)} of {path.name}, which has no pixel in the picture")
+            raise InputError(f"{self.file} lists segment {min(unseen)} of {path.name}, which has no pixel there")
         classes = np.array([category.get(own, IGNORE) for own in present.tolist()], np.uint8)
         return PanopticFrame(position, 0.0, classes[place], ids, tuple(segments))
 

@@ -12,27 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidapt.clip import PanopticFrame
+from vidapt.clip import IGNORE, PanopticFrame
 from vidapt.config import Recipe
 from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import Relabelled
 from vidapt.engine.distributed import gather_objects, rank, world_size
+from vidapt.errors import InputError
 from vidapt.evaluation.runner import VideoEvaluator
 from vidapt.evaluation.scores import Scores
 from vidapt.evaluation.semantic import ScoredClasses
 from vidapt.jobs.parallel import in_processes
-from vidapt.jobs.predictions import Lookup, Predictions, open_predictions
+from vidapt.jobs.predictions import ClassPixels, Lookup, Predictions, VideoFrames, open_predictions
 from vidapt.jobs.progress import progress_bar
-from vidapt.jobs.scored_videos import frame_name, labelled_frames, scored_space, scored_videos
+from vidapt.jobs.scored_videos import frame_name, frame_names, labelled_frames, scored_space, scored_videos
 from vidapt.jobs.worst_frames import WorstFrame, WorstFrames
-from vidapt.mapping import find_mapping
+from vidapt.mapping import ClassMapping, find_mapping, unmapped_counts
 from vidapt.segmenter import Segmenter, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Find = Callable[[int, str, Any], PanopticFrame]
-"""The prediction for a frame of a video, by its position, name and picture uint8 (H,W,3)."""
+Find = Callable[[int, str, Any, tuple[int, int]], PanopticFrame]
+"""The prediction for a frame of a video, by its position, name, picture uint8 (H,W,3) or None, and size (H, W)."""
+
+LARGE_SHARE = 0.5
+"""Share of predicted pixels without a scored class above which a line says so."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class _Scored:
-    """The counts of one video and its worst frames."""
+    """The counts of one video, its worst frames, and int64 (256,) predicted pixels by class before mapping."""
 
     evaluator: VideoEvaluator
     worst: tuple[WorstFrame, ...]
+    pixels: NDArray[np.int64] | None = None
 
 
 def new_evaluator(recipe: Recipe) -> VideoEvaluator:
@@ -91,12 +96,14 @@ def _segment_videos(
     with progress_bar("evaluating", len(numbers)) as advance:
         for number in numbers:
             find = partial(_segment_next, segmenter.stream())
-            yield _score_video(recipe, videos, number, find, worst)
+            yield _score_video(recipe, videos, number, find, worst, images=True)
             advance()
 
 
-def _segment_next(stream: Stream, position: int, name: str, image: NDArray[np.uint8]) -> PanopticFrame:
-    del name
+def _segment_next(
+    stream: Stream, position: int, name: str, image: NDArray[np.uint8], size: tuple[int, int]
+) -> PanopticFrame:
+    del name, size
     return stream.push(image, index=position)
 
 
@@ -128,38 +135,96 @@ def score_predictions(folder: Path, recipe: Recipe, *, jobs: int | None = None, 
         jobs: Processes; None takes one a core.
         worst: Number of the worst frames to keep.
 
+    Classes of the predictions that are not scored become void; a line on stderr names them and their pixels.
+
     Raises:
-        InputError: If a prediction is missing or damaged.
+        InputError: If predictions are missing or damaged, or name no classes and have none that is scored.
     """
     videos, scored = scored_videos(recipe), scored_space(recipe)
     own = videos.mapping if isinstance(videos, Relabelled) else find_mapping(scored, scored)
     stored = videos.dataset if isinstance(videos, Relabelled) else videos
     first_category = stored.first_category if isinstance(stored, StoredDataset) else 0
-    predictions = open_predictions(folder, videos.videos, own, first_category)
-    lost = [] if predictions.mapping.source.names == own.source.names else predictions.mapping.ignored
-    if lost:
-        print(f"predicted classes that are not scored and become void: {', '.join(lost)}", file=sys.stderr)
-    work = _Scoring(recipe, videos, predictions, worst)
+    frames = [VideoFrames(*frame_names(videos, number)) for number in range(len(videos.videos))]
+    predictions = open_predictions(folder, videos.videos, own, first_category, frames=frames)
+    predictions.refuse_missing(frames)
+    work, pixels = _Scoring(recipe, videos, predictions, worst), ClassPixels()
     parts = in_processes(_score_predicted, work, range(len(videos.videos)), jobs=jobs, title="scoring")
-    return _joined(recipe, parts, worst)
+    done = _joined(recipe, _counting(parts, pixels), worst)
+    scored_ids = ScoredClasses.of(scored, recipe.scoring.classes).ids
+    _refuse_foreign(folder, predictions, pixels.counts, scored_ids)
+    for line in lost_pixels(predictions.mapping, pixels.counts, scored_ids):
+        print(line, file=sys.stderr)
+    return done
+
+
+def _counting(parts: Iterable[_Scored], pixels: ClassPixels) -> Iterator[_Scored]:
+    """The same parts, whose predicted pixels are added to ``pixels`` on the way."""
+    for part in parts:
+        if part.pixels is not None:
+            pixels.counts += part.pixels
+        yield part
+
+
+def _scored_pixels(mapping: ClassMapping, pixels: NDArray[np.int64], scored: Sequence[int]) -> int:
+    return int(pixels[np.isin(mapping.table, list(scored))].sum())
+
+
+def _refuse_foreign(folder: Path, predictions: Predictions, pixels: NDArray[np.int64], scored: Sequence[int]) -> None:
+    """Refuse predictions whose ids, read as those of the ground truth, are no scored class anywhere."""
+    mapping = predictions.mapping
+    if not predictions.names_classes and pixels[:IGNORE].any() and not _scored_pixels(mapping, pixels, scored):
+        found = [label.name for label, count in zip(mapping.source.classes, pixels, strict=False) if count]
+        raise InputError(
+            f"{folder}: no segment has a class that is scored; without 'categories' the ids are read as those of "
+            f"{mapping.source.name} ({', '.join(found[:5])}); list the categories in the JSON"
+        )
+
+
+def lost_pixels(mapping: ClassMapping, pixels: NDArray[np.int64], scored: Sequence[int]) -> list[str]:
+    """What to say about predicted pixels without a scored class: a line each, none where there is nothing to say.
+
+    Args:
+        mapping: From the classes of the predictions.
+        pixels: int64 (256,) predicted pixels by class, void last.
+        scored: Train ids that are scored.
+    """
+    lines = []
+    lost = unmapped_counts(mapping, pixels)
+    if lost:
+        names = ", ".join(f"{name} ({count} pixels)" for name, count in lost.items())
+        lines.append(f"predicted classes without a counterpart in {mapping.target.name}, scored as void: {names}")
+    total = int(pixels.sum())
+    outside = total - _scored_pixels(mapping, pixels, scored)
+    if total and outside / total > LARGE_SHARE:
+        share = f"{100 * outside / total:.0f} %"
+        lines.append(f"warning: {share} of the predicted pixels are void or of no scored class; check the categories")
+    return lines
 
 
 def _score_predicted(work: _Scoring, number: int) -> _Scored:
-    find = partial(_look_up, work.predictions.video(number))
-    return _score_video(work.recipe, work.videos, number, find, work.worst)
+    pixels = ClassPixels()
+    find = partial(_look_up, work.predictions.video(number, pixels))
+    # Single images have no flow, and only the worst frames are drawn: else labels are enough.
+    needs_flow = work.recipe.scoring.flow and len(frame_names(work.videos, number)[0]) > 1
+    images = needs_flow or work.worst > 0
+    return replace(
+        _score_video(work.recipe, work.videos, number, find, work.worst, images=images), pixels=pixels.counts
+    )
 
 
-def _look_up(lookup: Lookup, position: int, name: str, image: NDArray[np.uint8]) -> PanopticFrame:
-    return lookup(position, name, (image.shape[0], image.shape[1]))
+def _look_up(lookup: Lookup, position: int, name: str, image: Any, size: tuple[int, int]) -> PanopticFrame:
+    del image
+    return lookup(position, name, size)
 
 
-def _score_video(recipe: Recipe, videos: Any, number: int, find: Find, worst: int) -> _Scored:
+def _score_video(recipe: Recipe, videos: Any, number: int, find: Find, worst: int, *, images: bool) -> _Scored:
     evaluator, frames = new_evaluator(recipe), _no_frames(recipe, worst)
-    for position, (image, target, flow) in enumerate(labelled_frames(videos, number)):
+    for position, (image, target, flow) in enumerate(labelled_frames(videos, number, images=images)):
         name = frame_name(videos, number, position)
-        frame = find(position, name, image)
-        labelled = target[0] is not None
-        quality = evaluator.update(frame, *target, labelled=labelled, flow=flow, image=image, name=name)
+        height, width = (target[0] if image is None else image).shape[:2]
+        frame = find(position, name, image, (height, width))
+        moved = {"flow": flow, "image": image} if recipe.scoring.flow else {}
+        quality = evaluator.update(frame, *target, labelled=target[0] is not None, name=name, **moved)
         frames.add(name, quality, image, target, frame)
     evaluator.end_video()
     return _Scored(evaluator, frames.worst_first())

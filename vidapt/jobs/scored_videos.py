@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from vidapt.config import Data, Recipe, StreetWorldData
 from vidapt.datasets.clip_dataset import ClipDataset as StoredClips
+from vidapt.datasets.clip_dataset import make_target
 from vidapt.datasets.integrity import refuse_or_skip
 from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import Relabelled
@@ -69,15 +70,22 @@ def _exact_flow(videos: Any, number: int) -> Any:
 Frame = tuple[Any, tuple[Any, Any], Any]
 
 
-def labelled_frames(videos: Any, number: int) -> Iterator[Frame]:
+def labelled_frames(videos: Any, number: int, *, images: bool = True) -> Iterator[Frame]:
     """Yield (image, (semantic, instance), flow from the previous frame or None) of one video.
 
     ``semantic`` is None for a frame without labels; ``instance`` is None then and where the data have no instances. The
     flow is exact on street_world; elsewhere it is None and the evaluator computes DIS flow from the images.
+
+    Args:
+        videos: What ``evaluation_videos`` returns.
+        number: The video.
+        images: False leaves pictures of published data sets that have labels undecoded; their image is None.
     """
     stored, relabel = (videos.dataset, videos.relabel) if isinstance(videos, Relabelled) else (videos, lambda x: x)
     if isinstance(stored, StoredClips):
-        yield from _stored_frames(videos, number)
+        labels_only = not images and isinstance(stored, StoredDataset)
+        frames = _label_targets(videos, number) if labels_only else videos.iterate_video(number)
+        yield from _stored_frames(frames, videos.videos[number], has_instances=videos.has_instances)
         return
     clip = stored.video_clip(number)
     target = relabel(clip.target)
@@ -96,17 +104,39 @@ def frame_name(videos: Any, number: int, position: int) -> str:
     return f"{stored.videos[number]}/{position:06d}"
 
 
-def _stored_frames(videos: Any, number: int) -> Iterator[Frame]:
+def frame_names(videos: Any, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the frames of a video that are scored, and of all frames of its recording."""
+    stored = videos.dataset if isinstance(videos, Relabelled) else videos
+    count = stored.frame_count(number) if isinstance(stored, StoredClips) else stored.frames
+    names = tuple(frame_name(videos, number, position) for position in range(count))
+    return names, stored.whole_video(number) if isinstance(stored, StoredDataset) else names
+
+
+def _label_targets(videos: Any, number: int) -> Iterator[tuple[Any, Any]]:
+    """What ``iterate_video`` of a published data set gives, without decoding the pictures of labelled frames."""
+    stored, relabel = videos, None
+    if isinstance(videos, Relabelled):
+        stored, relabel = videos.dataset, partial(videos.relabel, keep_ignored_things=True)
+    for position in range(stored.frame_count(number)):
+        frame = stored.frame(number, position)
+        if frame.labels:
+            target = make_target([stored.read_frame_labels(frame)])
+            yield None, target if relabel is None or target is None else relabel(target)
+        else:
+            yield stored.read_frame(frame).image, None
+
+
+def _stored_frames(frames: Iterator[tuple[Any, Any]], video: str, *, has_instances: bool) -> Iterator[Frame]:
     labelled = False
-    for image, target in videos.iterate_video(number):
+    for image, target in frames:
         labelled = labelled or target is not None
         if target is None:
             yield image, (None, None), None
         else:
-            instance = target.instance[0].numpy() if videos.has_instances else None
+            instance = target.instance[0].numpy() if has_instances else None
             yield image, (target.semantic[0].numpy(), instance), None
     if not labelled:
-        raise ConfigError(f"{videos.videos[number]} carries no labels to score against")
+        raise ConfigError(f"{video} carries no labels to score against")
 
 
 def is_generated(data: Data | None) -> bool:

@@ -134,7 +134,9 @@ def run_stage(
         student = recipe.inference.model_copy(update={"weights": "student"})
         recipe = recipe.model_copy(update={"inference": student})
     datasets = open_data(recipe, None if dry_run else run)
-    network = _build_network(recipe, fresh=not resume or latest_checkpoint(run) is None)
+    # A plan needs no weights: it neither loads nor downloads any.
+    fresh = not dry_run and (not resume or latest_checkpoint(run) is None)
+    network = _build_network(recipe, fresh=fresh)
     step = _build_step(recipe, network.to(accelerator.device), datasets[0], accelerator.device)
     if dry_run:
         if accelerator.is_main_process:

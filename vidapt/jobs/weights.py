@@ -64,13 +64,18 @@ def weights_path(run: Path, weights: Which | None = None) -> Path:
     return path
 
 
+def chosen_path(run: Path, weights: Which | None = None) -> Path:
+    """``weights_path`` of the weights that the run's recipe prefers, where ``weights`` is None."""
+    return weights_path(run, weights or (_preferred(run) if run.is_dir() else None))
+
+
 def find_weights(run: Path, weights: Which | None = None) -> FoundWeights:
     """Load the network that ``run`` names with the settings of its header.
 
     Raises:
         CheckpointError: If the file is missing, truncated, changed or not ours.
     """
-    path = weights_path(run, weights or (_preferred(run) if run.is_dir() else None))
+    path = chosen_path(run, weights)
     verify_weights(path)
     network, _, header = load_network(path)
     return FoundWeights(

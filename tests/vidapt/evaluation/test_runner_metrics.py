@@ -296,7 +296,129 @@ def test_a_frame_that_is_refused_counts_nowhere(frames):
             evaluator.update(frame, item.semantic, item.instance, name=name)
     with pytest.raises(UserError, match=r"0\.\.18 and 255"):
         evaluator.update(item.frame, np.full_like(item.semantic, 40), item.instance, name="c")
+    for value in (300, -1):
+        with pytest.raises(UserError, match=rf"the target has label {value}; train ids are 0\.\.254 and 255"):
+            evaluator.update(item.frame, np.full(item.semantic.shape, value), item.instance, name="c")
+        wrong = replace(item.frame, semantic=np.full(item.semantic.shape, value))
+        with pytest.raises(UserError, match=rf"the prediction has label {value}; train ids are"):
+            evaluator.update(wrong, item.semantic, item.instance, name="c")
     assert pickle.dumps(evaluator) == before
+
+
+def smaller(item):
+    """The frame without its last row."""
+    frame = replace(item.frame, semantic=item.frame.semantic[:-1], ids=item.frame.ids[:-1])
+    return replace(item, frame=frame, semantic=item.semantic[:-1], instance=item.instance[:-1])
+
+
+@pytest.mark.parametrize("metrics", [METRICS, ("ap_coco", "boundary")])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_frame_of_another_size_counts_nowhere(frames, metrics, labelled):
+    item, small = frames[0], smaller(frames[1])
+    size = item.semantic.shape
+    flow, image = (np.zeros((*size, 2), np.float32), np.ones(size, bool)), np.zeros((*size, 3), np.uint8)
+    evaluator = VideoEvaluator(CITYSCAPES, metrics=metrics)
+    evaluator.update(item.frame, item.semantic, item.instance, image=image, name="a")
+    before = pickle.dumps(evaluator)
+    for moved in ({"flow": flow}, {"image": image[:-1]}, {"image": image}):
+        with pytest.raises(UserError, match=r"must be of one size, got 64x47, 64x48"):
+            evaluator.update(small.frame, small.semantic, small.instance, labelled=labelled, name="b", **moved)
+    if labelled and "constancy" in metrics:
+        with pytest.raises(UserError, match="VC compares label maps of one size"):
+            evaluator.update(small.frame, small.semantic, small.instance, name="b")
+    with pytest.raises(UserError, match="one size"):
+        evaluator.update(frames[1].frame, frames[1].semantic, frames[1].instance, image=image[1:], name="b")
+    assert pickle.dumps(evaluator) == before
+
+
+def test_a_refused_first_frame_does_not_decide_on_instances(frames):
+    item, evaluator = frames[0], everything()
+    with pytest.raises(UserError, match="neither void"):
+        evaluator.update(replace(item.frame, segments=()), item.semantic, item.instance)
+    evaluator.update(item.frame, item.semantic, None)
+
+
+def rated(item, score):
+    segments = tuple(replace(segment, score=score) for segment in item.frame.segments)
+    return replace(item.frame, segments=segments)
+
+
+def test_average_precision_is_not_measured_without_scores(frames):
+    """Everything else is as with scores."""
+    found = {}
+    for score_ in (0.5, float("nan")):
+        evaluator = everything()
+        for item in frames[:3]:
+            evaluator.update(rated(item, score_), item.semantic, item.instance, name=item.name)
+        evaluator.end_video()
+        found[score_ == 0.5] = evaluator.result()
+    with_scores, without = found[True], found[False]
+    assert without.extra.unrated
+    assert not with_scores.extra.unrated
+    assert "ap_coco" not in without.averaged
+    names = ("ap_coco", "ap50_coco", "ap_cityscapes", "ap50_cityscapes")
+    assert [without.headline()[name] for name in names] == [None] * 4
+    assert all(with_scores.headline()[name] is not None for name in names)
+    for name, value in without.headline().items():
+        assert name in names or value == with_scores.headline()[name]
+
+
+def test_some_things_with_scores_are_refused_and_count_nowhere(frames):
+    (first, second, third, *_), nan = frames, float("nan")
+    evaluator = everything()
+    evaluator.update(rated(first, 0.5), first.semantic, first.instance, name="first")
+    before = pickle.dumps(evaluator)
+    with pytest.raises(UserError, match=r"frame 'b': .* no score, but those of frame 'first' have; average precision"):
+        evaluator.update(rated(second, nan), second.semantic, second.instance, name="b")
+    things = [segment for segment in third.frame.segments if segment.is_thing]
+    mixed = replace(third.frame, segments=(*third.frame.segments[:-1], replace(third.frame.segments[-1], score=nan)))
+    assert len(things) > 1
+    assert mixed.segments[-1].is_thing
+    with pytest.raises(UserError, match=r"frame 'c': some predicted things have a score and some have none"):
+        evaluator.update(mixed, third.semantic, third.instance, name="c")
+    assert pickle.dumps(evaluator) == before
+    VideoEvaluator(CITYSCAPES).update(mixed, third.semantic, third.instance)
+    other = everything()
+    other.update(rated(second, nan), second.semantic, second.instance, name="d")
+    for one in (evaluator, other):
+        one.end_video()
+    before = pickle.dumps(evaluator)
+    with pytest.raises(UserError, match=r"frame 'd': .* no score, but those of frame 'first' have"):
+        evaluator.merge(other)
+    assert pickle.dumps(evaluator) == before
+
+
+def test_merge_compares_the_mapping():
+    other = np.arange(256).astype(np.uint8)
+    other[3] = 255
+    tables = (None, np.arange(256).astype(np.uint8), other)
+    evaluators = [VideoEvaluator(CITYSCAPES, mapping=table) for table in tables]
+    for first in evaluators:
+        for second in evaluators:
+            if first is second:
+                first.merge(pickle.loads(pickle.dumps(first)))
+            else:
+                with pytest.raises(UserError, match="evaluators with different mapping cannot be merged"):
+                    first.merge(second)
+
+
+def test_rows_of_ignored_classes_are_empty(frames):
+    for unscored in ("ignored", "counted"):
+        rows = {row["class"]: row for row in score(frames, unscored=unscored).rows()}
+        values = {value for key, value in rows["train"].items() if key not in ("class", "kind", "scored")}
+        assert (values == {None}) == (unscored == "ignored")
+        assert rows["road"]["iou"] is not None
+
+
+def test_void_predictions_in_the_sq_of_stq_are_told(frames):
+    item = frames[0]
+    for void in (True, False):
+        ids = item.frame.ids.copy()
+        ids[ids == 0] = 0 if void else item.frame.segments[0].id
+        evaluator = VideoEvaluator(CITYSCAPES)
+        evaluator.update(replace(item.frame, ids=ids), item.semantic, item.instance)
+        evaluator.end_video()
+        assert evaluator.result().tracking.void is void
 
 
 def ignoring(item):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tests.video_files import picture
 from vidapt.errors import InputError
@@ -16,6 +16,7 @@ from vidapt.io.images import (
     fitted_size,
     list_images,
     natural_key,
+    picture_size,
     read_deep_colours,
     read_image,
     read_label,
@@ -52,6 +53,26 @@ def test_orientation_of_photos_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(picture(1)).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(picture(1), -1))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path: Path, ending: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(path, exif=exif)
+    assert picture_size(path) == read_image(path).shape[:2] == ((12, 8) if orientation > 4 else (8, 12))
+
+
+def test_the_size_is_known_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "a.png")
+
+    def refuse(picture: ImageFile.ImageFile) -> None:
+        raise AssertionError("the picture was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    assert picture_size(tmp_path / "a.png") == (8, 12)
 
 
 def test_label_pictures_keep_their_values(tmp_path: Path) -> None:

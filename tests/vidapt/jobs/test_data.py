@@ -1,5 +1,7 @@
 """From the data sections of a recipe to data sets: roots, labels left out or mapped, damage, shares, pixels counted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from vidapt.clip import Clip, PanopticTarget
 from vidapt.config import CamVidData, LabelledFolderData, Recipe, StoredData, StreetWorldData, VideosData
 from vidapt.config_data import CityscapesData, CityscapesSequenceData, DataSection, SynthiaData, SynthiaSeqData
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
+from vidapt.datasets.integrity import forget_checks, refuse_or_skip
 from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
 from vidapt.engine.logging import RunLog
 from vidapt.errors import ConfigError, InputError
-from vidapt.jobs import train
+from vidapt.jobs import data, train
 from vidapt.jobs.data import (
     build_dataset,
     build_stored,
@@ -200,7 +203,7 @@ def test_a_section_opens_its_data_set_with_all_options(tmp_path: Path) -> None:
     )
     dataset = build_stored(section, clip_length=2, interval=2)
     assert isinstance(dataset, CityscapesSequence)
-    assert (len(dataset.videos), len(dataset), dataset.has_instances) == (2, 4, False)
+    assert (len(dataset.videos), len(dataset), dataset.has_instances) == (2, 2, False)
     assert dataset[0].frames.shape == (2, 3, 24, 72)
     assert build_stored(section, labelled=False)[0].target is None
 
@@ -263,10 +266,59 @@ def test_training_leaves_damaged_files_out_and_says_so(damaged_root: Path, capsy
     assert line.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_main_process_looks_and_tells_the_others(
+    damaged_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    section = CityscapesData(root=damaged_root, damaged="skip")
+    found = refuse_or_skip(build_stored(section), "skip")
+    looked: list[int] = []
+
+    def on_main(action: Any) -> Any:
+        if number:
+            return found
+        looked.append(number)
+        return action()
+
+    monkeypatch.setattr(data, "on_main", on_main)
+    monkeypatch.setattr(data, "rank", lambda: number)
+    source = training_source(section, CITYSCAPES, **CLIPS)
+    assert {source[index].video for index in range(len(source))} == {"aachen_000000_000019", "hamburg_000000_042505"}
+    assert bool(looked) == bool(capsys.readouterr().err) == (number == 0)
+
+
+def test_a_process_alone_waits_for_no_other(damaged_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(action: Any) -> Any:
+        raise AssertionError("the other processes do not come here")
+
+    monkeypatch.setattr(data, "on_main", refuse)
+    assert len(training_target(CityscapesData(root=damaged_root), **CLIPS, alone=True)) == 3
+
+
+@pytest.mark.parametrize("limit", [5, 6])
+def test_looking_at_many_files_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    cityscapes.build(tmp_path)
+    forget_checks()
+    bars: list[tuple[str, int]] = []
+    steps: list[int] = []
+
+    @contextmanager
+    def bar(title: str, total: int) -> Iterator[Any]:
+        bars.append((title, total))
+        yield lambda: steps.append(1)
+
+    monkeypatch.setattr(data, "progress_bar", bar)
+    monkeypatch.setattr(data, "MANY_FILES", limit)
+    training_source(CityscapesData(root=tmp_path), CITYSCAPES, **CLIPS)
+    assert bars == ([("looking at cityscapes train", 3)] if limit == 5 else [])
+    assert len(steps) == 3 * len(bars)
+
+
 def test_a_target_needs_whole_pictures_only(damaged_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(training_target(CityscapesData(root=damaged_root), **CLIPS)) == 3
     picture = damaged_root / "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
     picture.write_bytes(b"")
+    forget_checks()
     with pytest.raises(InputError, match=r"1 of 3 frames .* is empty"):
         training_target(CityscapesData(root=damaged_root), **CLIPS)
     assert len(training_target(CityscapesData(root=damaged_root, damaged="skip"), **CLIPS)) == 2

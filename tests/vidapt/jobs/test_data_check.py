@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tests.datasets.miniature import cityscapes, cityscapes_sequence, gta5, synthia
+from tests.datasets.miniature import acdc, cityscapes, cityscapes_sequence, cityscapes_vps, gta5, synthia
 from tests.datasets.miniature.truth import Truth
 from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.stored import Problem
-from vidapt.errors import InputError
+from vidapt.errors import ConfigError, InputError, Interrupted, StorageError
+from vidapt.jobs import data_check
 from vidapt.jobs.data_check import LISTED, Checked, check, run_check, show
 from vidapt.jobs.data_open import open_named, section_for
 from vidapt.labels import CITYSCAPES, find_space
@@ -197,7 +198,7 @@ def test_palette_labels(tmp_path: Path) -> None:
 
 def test_problems_of_the_index_are_counted(complete: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = Problem("", "panoptic.json", "names x.png twice")
-    monkeypatch.setattr(Cityscapes, "index_problems", (twice,))
+    monkeypatch.setattr(Cityscapes, "missing_stills", lambda *arguments: [twice])
     assert check(section(complete), jobs=1).problems == (twice,)
     with pytest.raises(InputError, match="1 damaged or missing files"):
         run_check(section(complete), jobs=1)
@@ -212,6 +213,30 @@ def test_an_empty_split(tmp_path: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no data at .*gone; give an existing path"):
         run_check(section_for("cityscapes", tmp_path / "gone", None), jobs=1)
+
+
+def test_a_labelled_split_without_any_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cityscapes_vps.build(tmp_path)
+    run_check(section_for("cityscapes_vps", tmp_path, "val"), jobs=1)
+    assert "have no labels" not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "val/panoptic_inst")
+    with pytest.raises(InputError, match=r"not as published: the split has labels, but none are at hand$") as caught:
+        run_check(section_for("cityscapes_vps", tmp_path, "val"), jobs=1)
+    assert caught.value.exit_code == 2
+    assert "; 12 key frames have no labels at hand" in capsys.readouterr().out
+    cityscapes_vps.build(tmp_path / "other", split="test")
+    run_check(section_for("cityscapes_vps", tmp_path / "other", "test"), jobs=1)
+
+
+def test_key_frames_without_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    acdc.build(tmp_path, split="train_ref")
+    run_check(section_for("acdc", tmp_path, "train_ref"), jobs=1)
+    assert "4 with labels, 0 problems; 4 key frames have no labels at hand" in capsys.readouterr().out
+
+
+def test_selected_conditions_have_their_own_number(tmp_path: Path) -> None:
+    acdc.build(tmp_path)
+    assert check(section_for("acdc", tmp_path, "train", ["conditions=[night]"]), jobs=1).expected == 400
 
 
 # --- how it is told
@@ -256,8 +281,37 @@ def test_the_json_file_says_everything(truth: Truth, tmp_path: Path) -> None:
         ],
         "pixels": found.pixels,
         "unmapped": found.unmapped,
+        "bare_keys": 0,
     }
     assert len(data["problems"]) == 9
+
+
+def test_a_file_that_cannot_be_written_costs_no_result(
+    complete: Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"check\.json cannot be written"):
+        run_check(section(complete), jobs=1, json=tmp_path / "file" / "check.json")
+    assert "3 key frames (official: 3), 3 with labels, 0 problems" in capsys.readouterr().out
+
+
+def test_the_summary_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show(replace(plain(()), name="x" * 150), Console(width=80))
+    assert f"{'x' * 150} train: 9 frames, 9 key frames (official: 9), 9 with labels" in capsys.readouterr().out
+
+
+def test_rows_that_are_all_cut_off_are_no_damaged_files(truth: Truth) -> None:
+    with pytest.raises(ConfigError, match=r"^trim \[40, 8\] leaves no row of pictures that are 48 rows high"):
+        run_check(section(truth, "trim=[40, 8]"), jobs=1)
+
+
+def test_an_interruption_is_one_line(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_check, "examine", interrupt)
+    with pytest.raises(Interrupted, match=r"^interrupted: not all frames were read; run the command again$"):
+        run_check(section(truth), jobs=1)
 
 
 def test_processes_change_nothing(truth: Truth) -> None:

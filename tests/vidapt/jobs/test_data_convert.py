@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ from PIL import Image
 from tests.datasets.miniature import cityscapes, cityscapes_sequence, gta5, synthia, synthia_seq
 from tests.datasets.miniature.truth import Truth
 from tests.video_files import SHARED
+from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.coco_panoptic import CocoPanoptic
-from vidapt.errors import ConfigError, InputError, StorageError
+from vidapt.datasets.stored import Problem
+from vidapt.errors import ConfigError, InputError, StorageError, UserError
 from vidapt.io.coco import decode_ids
 from vidapt.jobs import data_convert
+from vidapt.jobs.conversion_journal import write_picture
 from vidapt.jobs.data import build_stored, in_space
 from vidapt.jobs.data_convert import convert, run_convert
 from vidapt.jobs.data_open import section_for
-from vidapt.labels import CITYSCAPES, find_space
+from vidapt.labels import CITYSCAPES, LabelSpace, find_space
 
 ROOT = Path(__file__).parents[3]
 REAL = SHARED / "cityscapes"
@@ -346,6 +350,147 @@ def test_a_killed_process_loses_no_finished_picture(truth: Truth, tmp_path: Path
     assert content(out) == content(tmp_path / "whole")
 
 
+def interrupt_after(truth: Truth, out: Path, count: int, labels: str | None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, count)
+        with pytest.raises(StoppedError):
+            convert(section(truth.root), out=out, labels=labels, jobs=1)
+
+
+def test_pictures_that_another_conversion_replaced_are_not_kept(truth: Truth, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    interrupt_after(truth, out, 2, "cityscapes")
+    assert convert(section(truth.root), out=out, jobs=1).written == 3
+    assert not list(out.glob(".train.*"))
+    done = convert(section(truth.root), out=out, labels="cityscapes", jobs=1)
+    assert (done.written, done.kept) == (3, 0)
+    convert(section(truth.root), out=tmp_path / "whole", labels="cityscapes", jobs=1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_finished_conversion_ends_with_the_start_of_another(truth: Truth, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(section(truth.root), out=out, jobs=1)
+    interrupt_after(truth, out, 2, "cityscapes")
+    assert not (out / "train.json").exists()
+    assert convert(section(truth.root), out=out, jobs=1).written == 3
+    convert(section(truth.root), out=tmp_path / "whole", jobs=1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_other_names_of_the_same_classes_are_another_conversion(
+    truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(section(truth.root), out=tmp_path, labels="cityscapes", jobs=1)
+    renamed = LabelSpace("cityscapes", (replace(CITYSCAPES.classes[0], colour=(1, 2, 3)), *CITYSCAPES.classes[1:]))
+    monkeypatch.setattr(data_convert, "find_space", lambda name: renamed)
+    assert convert(section(truth.root), out=tmp_path, labels="cityscapes", jobs=1).written == 3
+    assert json.loads((tmp_path / "train.json").read_text())["categories"][0]["color"] == [1, 2, 3]
+
+
+def test_journals_of_other_splits_stay(truth: Truth, tmp_path: Path) -> None:
+    others = [tmp_path / f".{split}.{'0' * 32}.jsonl" for split in ("val", "train.x")]
+    for other in others:
+        other.write_text("")
+    convert(section(truth.root), out=tmp_path, jobs=1)
+    assert all(other.exists() for other in others)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_picture_that_was_changed_is_written_again(truth: Truth, tmp_path: Path, finished: bool) -> None:
+    """Of the same size, so that only the content tells."""
+    convert(section(truth.root), out=tmp_path / "whole", jobs=1)
+    out = tmp_path / "out"
+    if finished:
+        convert(section(truth.root), out=out, jobs=1)
+    else:
+        interrupt_after(truth, out, 2, None)
+    picture = out / "train" / "aachen_000001_000019.png"
+    changed = bytearray(picture.read_bytes())
+    changed[-20] ^= 0xFF
+    picture.write_bytes(changed)
+    assert convert(section(truth.root), out=out, jobs=1).kept == (0 if finished else 1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_finished_conversion_writes_nothing(truth: Truth, tmp_path: Path) -> None:
+    convert(section(truth.root), out=tmp_path, jobs=1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = convert(section(truth.root), out=tmp_path, jobs=1)
+    assert (done.written, done.kept) == (0, 3)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_two_conversions_at_once_are_noticed(truth: Truth, tmp_path: Path, finished: bool) -> None:
+    """The other one starts after the first picture and finishes, or is still running at the end."""
+    original, out, calls = data_convert._convert_frame, tmp_path / "out", []
+
+    def disturbed(work: Any, frame: Any) -> Any:
+        record = original(work, frame)
+        calls.append(frame.name)
+        if len(calls) == 1 and finished:
+            convert(section(truth.root), out=out, labels="cityscapes", jobs=1)
+            assert (out / "train.json").exists()
+        elif len(calls) == 1:
+            (out / f".train.{'0' * 32}.jsonl").write_text("")
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_convert, "_convert_frame", disturbed)
+        with pytest.raises(UserError, match=r"another conversion wrote into .*train while this one ran, .* own --out"):
+            convert(section(truth.root), out=out, jobs=1)
+    assert not (out / "train.json").exists()
+    convert(section(truth.root), out=out, jobs=1)
+    convert(section(truth.root), out=tmp_path / "whole", jobs=1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_temporary_names_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[str] = []
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: (parts.append(str(part)), rename(part, path)))
+    for _ in range(2):
+        write_picture(tmp_path / "a.png", b"abc")
+    assert len(set(parts)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_picture_that_cannot_be_written_leaves_no_part(tmp_path: Path) -> None:
+    (tmp_path / "a.png" / "folder").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"a\.png"):
+        write_picture(tmp_path / "a.png", b"abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_abandoned_parts_are_removed_at_the_end(truth: Truth, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / ".aachen_000000_000019.png.0123.part").write_bytes(b"half")
+    convert(section(truth.root), out=tmp_path, jobs=1)
+    assert not list((tmp_path / "train").glob(".*"))
+
+
+def test_ctrl_c_says_how_to_go_on(truth: Truth, tmp_path: Path) -> None:
+    more_frames(truth.root, 300)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "vidapt.cli", "data", "convert", "cityscapes", "--root", str(truth.root)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "--out", str(out), "--jobs", "2"],
+        cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 100
+        while not any(path.read_text().count("\n") > 8 for path in out.glob(".train.*.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error == "interrupted: the pictures that were written are kept; run the command again to go on\n"
+    assert convert(section(truth.root), out=out, jobs=1).kept > 8
+
+
 # --- refused
 
 
@@ -361,24 +506,88 @@ def test_a_data_set_without_instances(tmp_path: Path, options: list[str]) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_frame(truth: Truth, tmp_path: Path) -> None:
-    label = truth.root / "gtFine/train/aachen/aachen_000001_000019_gtFine_instanceIds.png"
-    label.write_bytes(label.read_bytes()[:200])
-    with pytest.raises(InputError, match=rf"{label.name} cannot be read as a label picture"):
-        convert(section(truth.root), out=tmp_path / "out", jobs=1)
+SECOND = "gtFine/train/aachen/aachen_000001_000019_gtFine_instanceIds.png"
+
+
+def damage(truth: Truth) -> None:
+    """Cut the label of the second frame."""
+    (truth.root / SECOND).write_bytes((truth.root / SECOND).read_bytes()[:200])
+
+
+def failures(out: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_rest_of_damaged_data_is_converted(truth: Truth, tmp_path: Path, jobs: int) -> None:
+    out = tmp_path / "out"
+    damage(truth)
+    with pytest.raises(InputError, match=rf"1 problems of cityscapes train in .*: {SECOND} cannot be read") as caught:
+        run_convert(section(truth.root), out=out, jobs=jobs)
+    assert str(caught.value).endswith(f"what they concern is not converted, {out}/failed.jsonl lists them")
+    [failed] = failures(out)
+    assert (failed["split"], failed["frame"], failed["file"]) == ("train", "aachen_000001_000019", SECOND)
+    assert failed["reason"].startswith("cannot be read as a label picture")
+    names = ["aachen_000000_000019", "hamburg_000000_042505"]
+    assert [image["id"] for image in json.loads((out / "train.json").read_text())["images"]] == names
+    assert sorted(path.stem for path in (out / "train").iterdir()) == names
+
+
+def test_damaged_frames_are_tried_again(truth: Truth, tmp_path: Path) -> None:
+    out, whole = tmp_path / "out", (truth.root / SECOND).read_bytes()
+    damage(truth)
+    first = convert(section(truth.root), out=out, jobs=1)
+    again = convert(section(truth.root), out=out, jobs=1)
+    assert (first.written, first.kept, len(first.failed)) == (2, 0, 1)
+    assert (again.written, again.kept, again.failed) == (0, 2, first.failed)
+    (truth.root / SECOND).write_bytes(whole)
+    assert convert(section(truth.root), out=out, jobs=1).failed == ()
+    convert(section(truth.root), out=tmp_path / "whole", jobs=1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_failures_of_other_splits_stay(truth: Truth, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "failed.jsonl").write_text('{"split": "val", "frame": "v"}\n{"split": "train", "frame": "old"}\n')
+    damage(truth)
+    convert(section(truth.root), out=out, jobs=1)
+    assert [(failed["split"], failed["frame"]) for failed in failures(out)] == [
+        ("val", "v"),
+        ("train", "aachen_000001_000019"),
+    ]
+
+
+def test_nothing_but_damaged_frames(truth: Truth, tmp_path: Path) -> None:
+    for label in truth.root.glob("gtFine/train/*/*.png"):
+        label.write_bytes(b"")
+    done = convert(section(truth.root), out=tmp_path / "out", jobs=1)
+    assert (done.written, len(done.failed), done.json.exists()) == (0, 3, False)
+
+
+def test_problems_of_the_index_are_listed(truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem("a", "a.png", "belongs to no picture")
+    monkeypatch.setattr(Cityscapes, "missing_stills", lambda *arguments: [problem])
+    out = tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"1 problems of .*: a\.png belongs to no picture; "):
+            run_convert(section(truth.root), out=out, jobs=1)
+        assert failures(out) == [{"split": "train", "frame": "a", "file": "a.png", "reason": "belongs to no picture"}]
+        assert len(json.loads((out / "train.json").read_text())["images"]) == 3
+        assert not list(out.glob(".train.*"))
 
 
 def test_an_instance_of_two_classes(truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidapt.datasets.cityscapes import Cityscapes
-
     def confused(self: Any, frame: Any) -> Any:
         semantic = np.full((48, 96), 26, np.int32)
         semantic[:10] = 24
         return semantic, np.full((48, 96), 5, np.int32)
 
     monkeypatch.setattr(Cityscapes, "read_labels", confused)
-    with pytest.raises(InputError, match=r"instanceIds\.png: instance 5 has pixels of several classes"):
-        convert(section(truth.root), out=tmp_path / "out", jobs=1)
+    done = convert(section(truth.root), out=tmp_path / "out", jobs=1)
+    assert len(done.failed) == 3
+    assert done.failed[0].file.endswith("instanceIds.png")
+    assert done.failed[0].reason.startswith("instance 5 has pixels of several classes")
 
 
 def test_a_folder_that_cannot_be_written(truth: Truth, tmp_path: Path) -> None:

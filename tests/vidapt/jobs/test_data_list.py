@@ -1,5 +1,7 @@
 """``vidapt data list``: every data set and every benchmark is there, with what a user needs to place the files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from vidapt.errors import InputError
 from vidapt.jobs.data_list import cards, list_datasets, splits_text
 from vidapt.jobs.data_open import section_for
 from vidapt.recipe import load_recipe, recipe_names
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_splits_are_told_with_their_official_counts() -> None:
@@ -60,3 +64,12 @@ def test_everything_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
             protocol = load_recipe(name).scoring.protocol
             assert sum(line.startswith(f"  {name}: {protocol}") for line in lines) == 1
     assert "VIDAPT_DATA" in printed
+
+
+def test_listing_loads_no_network() -> None:
+    code = (
+        "import sys; from vidapt.jobs.data_list import list_datasets; list_datasets(); "
+        "sys.exit(str([name for name in ('timm', 'accelerate', 'vidapt.models') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stderr == "[]\n"

@@ -10,7 +10,8 @@ from PIL import Image
 from tests.datasets.miniature import cityscapes, cityscapes_sequence
 from tests.datasets.miniature.truth import Truth
 from vidapt.datasets.cityscapes import Cityscapes
-from vidapt.errors import ConfigError, InputError
+from vidapt.datasets.stored import Problem
+from vidapt.errors import ConfigError, InputError, Interrupted
 from vidapt.jobs import data_stats
 from vidapt.jobs.data import build_stored
 from vidapt.jobs.data_open import section_for
@@ -160,6 +161,25 @@ def test_a_damaged_frame_is_named(truth: Truth) -> None:
     assert str(caught.value).startswith(f"{label} cannot be read as a label picture: No such file")
     assert str(caught.value).endswith("; list everything that is wrong with 'vidapt data check'")
     assert kept_files(truth.root / ".vidapt") == []
+
+
+def test_problems_of_the_index_are_refused(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [Problem("", "a.json", "names x.png twice"), Problem("b", "b.png", "belongs to no picture")]
+    monkeypatch.setattr(Cityscapes, "missing_stills", lambda *arguments: problems)
+    with pytest.raises(
+        InputError, match=r"Cityscapes train in .* has 2 problems, the first: a\.json names x\.png twice;"
+    ):
+        run_stats(section(truth), jobs=1)
+    assert kept_files(truth.root / ".vidapt") == []
+
+
+def test_an_interruption_is_one_line(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_stats, "_count", interrupt)
+    with pytest.raises(Interrupted, match=r"^interrupted: nothing was kept; run the command again$"):
+        run_stats(section(truth), jobs=1)
 
 
 def test_a_wrong_id_is_named_once(truth: Truth) -> None:

@@ -13,6 +13,7 @@ from vidapt.errors import ConfigError, InputError, StorageError, UserError
 from vidapt.evaluation.scores import Scores
 from vidapt.io.segmentation_folder import read_segmentation
 from vidapt.io.writer import SegmentationWriter
+from vidapt.jobs import evaluate as job
 from vidapt.jobs.evaluate import evaluate as run_evaluation
 from vidapt.jobs.scored_videos import evaluation_videos, frame_name, is_generated, labelled_frames
 from vidapt.labels import CAMVID, CITYSCAPES, CITYSCAPES_TO_CAMVID, LabelSpace
@@ -103,10 +104,47 @@ def test_a_single_video_may_lie_in_the_folder_itself(weights: Path, tmp_path: Pa
 def test_scores_are_written_where_asked(recipe: Recipe, predictions: Path, tmp_path: Path) -> None:
     scores = evaluate(recipe, predictions=predictions, out=tmp_path / "new" / "scores.json")
     written = json.loads((tmp_path / "new" / "scores.json").read_text())
-    assert written == {"recipe": "tiny", "protocol": ""} | scores.to_dict()
+    assert written == {"recipe": "tiny", "protocol": "", "scored": str(predictions)} | scores.to_dict()
+
+
+@pytest.mark.parametrize("option", ["out", "csv", "worst"])
+def test_places_that_cannot_be_written_show_before_anything_is_scored(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(job, "score_predictions", lambda *given, **options: pytest.fail("scored"))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot be written"):
-        evaluate(recipe, predictions=predictions, out=tmp_path / "file" / "scores.json")
+    (tmp_path / "folder").mkdir()
+    for place in ("file/scores", "folder"):
+        with pytest.raises(StorageError, match=rf"{place} cannot be written .*; choose another file"):
+            evaluate(recipe, predictions=tmp_path, **{option: tmp_path / place})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_scores_are_shown_before_they_are_written(
+    recipe: Recipe, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: Any) -> None:
+        raise StorageError("disk full")
+
+    monkeypatch.setattr(job, "write_json", full)
+    shown: list[Scores] = []
+    with pytest.raises(StorageError, match="disk full"):
+        evaluate(recipe, predictions=predictions, out=tmp_path / "scores.json", show=shown.append)
+    assert len(shown) == 1
+    assert shown[0].frames == 8
+
+
+def test_which_weights_were_scored_is_written(recipe: Recipe, weights: Path, tmp_path: Path) -> None:
+    for name in ("student", "teacher"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / f"{name}.safetensors").write_bytes(weights.read_bytes())
+    for given, expected in ((None, "student"), ("teacher", "teacher")):
+        out = tmp_path / "scores.json"
+        evaluate(recipe, checkpoint=tmp_path / "run", weights=given, device="cpu", out=out)
+        written = json.loads(out.read_text())
+        assert (written["scored"], written["weights"]) == (str(tmp_path / "run"), expected)
+    evaluate(recipe, checkpoint=weights, device="cpu", out=out)
+    assert "weights" not in json.loads(out.read_text()), "a file alone does not say"
 
 
 # --- wrong input
@@ -116,13 +154,20 @@ def test_missing_frames_and_videos_are_named(recipe: Recipe, predictions: Path, 
     first, second = evaluation_videos(recipe.evaluation).videos
     short = scored_recipe(frames=3)
     segment_all(short, weights, tmp_path / "short")
-    with pytest.raises(InputError, match=rf"{first} has no prediction for frame 3 \({first}/000003\); segment all"):
+    with pytest.raises(
+        InputError, match=rf"2 frames have no prediction in .*: '{first}/000003', '{second}/000003'; seg"
+    ):
         evaluate(recipe, predictions=tmp_path / "short")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / first).symlink_to(tmp_path / "short" / first)
+    (tmp_path / "mixed" / second).symlink_to(predictions / second)
+    with pytest.raises(InputError, match=rf"{first} has no prediction for frame 3 \({first}/000003\); segment all"):
+        evaluate(recipe, predictions=tmp_path / "mixed")
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / first).symlink_to(predictions / first)
     with pytest.raises(InputError, match=rf"no segmentation of video '{second}': .* name folders after the videos"):
         evaluate(recipe, predictions=tmp_path / "one")
-    with pytest.raises(InputError, match="no segmentation of video"):
+    with pytest.raises(InputError, match="no segmentation of 2 videos"):
         evaluate(recipe, predictions=predictions / first)
     with pytest.raises(InputError, match=r"no predictions at .*nowhere; give a folder of segmentation folders"):
         evaluate(recipe, predictions=tmp_path / "nowhere")

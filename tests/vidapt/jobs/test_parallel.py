@@ -1,13 +1,14 @@
 """The same for many items in several processes: order, errors, what is sent once, and one process."""
 
 import os
+import signal
 from typing import Any
 
 import pytest
 
-from vidapt.errors import InputError, UserError, VidaptError
+from vidapt.errors import InputError, Interrupted, UserError, VidaptError
 from vidapt.jobs import parallel
-from vidapt.jobs.parallel import default_jobs, in_processes
+from vidapt.jobs.parallel import default_jobs, in_processes, interruptible
 
 
 def times(factor: int, item: int) -> tuple[int, int]:
@@ -30,6 +31,10 @@ def threads_of(shared: None, item: int) -> int:
     import cv2
 
     return int(cv2.getNumThreads())
+
+
+def ctrl_c_of(shared: None, item: int) -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
 class Counted:
@@ -121,3 +126,19 @@ def test_leaving_early_ends_the_processes() -> None:
     results.close()  # type: ignore[attr-defined]
     with pytest.raises(StopIteration):
         next(results)
+
+
+def test_ctrl_c_becomes_one_line() -> None:
+    expected = pytest.raises(Interrupted, match=r"^interrupted: run the command again$")
+    with expected as caught, interruptible("run the command again"):
+        raise KeyboardInterrupt
+    assert caught.value.exit_code == 130
+
+
+def test_other_errors_are_no_interruption() -> None:
+    with pytest.raises(InputError, match="damaged"), interruptible("run the command again"):
+        raise InputError("damaged")
+
+
+def test_ctrl_c_ends_workers_without_a_traceback() -> None:
+    assert all(in_processes(ctrl_c_of, None, range(8), jobs=2))

@@ -1,7 +1,7 @@
 """Predictions in the many forms that other programs write them in, brought into the space that is scored."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from vidapt.config import Recipe
 from vidapt.errors import InputError
 from vidapt.evaluation.scores import Scores
 from vidapt.io.writer import SegmentationWriter
-from vidapt.jobs.predictions import PanopticFiles, SegmentationFolders, open_predictions, remap_frame
+from vidapt.jobs.predictions import PanopticFiles, SegmentationFolders, VideoFrames, open_predictions, remap_frame
 from vidapt.jobs.score import score_predictions
 from vidapt.labels import CAMVID, CITYSCAPES, LabelSpace, find_space
 from vidapt.mapping import find_mapping
@@ -268,7 +268,8 @@ def test_things_that_are_scored_as_stuff_become_one_segment(
         left = np.isin(picture.ids, own) & (np.arange(picture.ids.shape[1]) < picture.ids.shape[1] // 2)
         ids = np.where(left, 77777, picture.ids)
         halves += left.any() and np.isin(ids, own).any()
-        changed.append(Picture(picture.name, ids, (*picture.segments, {"id": 77777, "category_id": 901})))
+        items = (*picture.segments, {"id": 77777, "category_id": 901})
+        changed.append(Picture(picture.name, ids, tuple(item for item in items if (ids == item["id"]).any())))
     assert halves > 0
     assert plain(recipe, write_pictures(tmp_path / "val.json", changed, categories)) == expected
 
@@ -352,6 +353,16 @@ REFUSED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         r"val\.json has a category",
     ),
     (
+        lambda d: d.update(categories=[{"id": 7, "name": "road"}, {"id": 7, "name": "car"}]),
+        r"val\.json: categories road and car both have id 7; give each its own",
+    ),
+    (lambda d: d.update(images=7), r"val\.json: 'images' is 7, but must be a list; mend or drop it"),
+    (lambda d: d.update(categories=7), r"val\.json: 'categories' is 7, but must be a list; mend or drop it"),
+    (
+        lambda d: d["annotations"][0]["segments_info"].append({"id": 9, "category_id": 7}),
+        r"val\.json lists segment 9 of a\.png, which has no pixel there",
+    ),
+    (
         lambda d: d.update(categories=[{"id": 7, "name": "apple"}, {"id": 26, "name": "pear"}]),
         r"no class of .*val\.json \(apple, pear\) is one of label space 'cityscapes' \(road, .*\); name the classes",
     ),
@@ -370,7 +381,8 @@ def test_refused_files(tmp_path: Path, change: Callable[[dict[str, Any]], Any], 
 def test_the_file_that_was_changed_is_right_before(tmp_path: Path) -> None:
     frame = open_predictions(one_picture(tmp_path), ["a"], RAW).video(0)(0, "a", (1, 4))
     assert frame.semantic.tolist() == [[0, 0, 13, 255]]
-    assert [segment.score for segment in frame.segments] == [1.0, 0.5]
+    assert np.isnan(frame.segments[0].score)
+    assert frame.segments[1].score == 0.5
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2", "\x00", "[" * 100_000])
@@ -402,7 +414,9 @@ def test_picture_of_another_size(tmp_path: Path) -> None:
 def test_what_lies_in_the_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"no predictions at {tmp_path / 'x'}; give a folder of segmentation folders"):
         open_predictions(tmp_path / "x", ["a"], RAW)
-    with pytest.raises(InputError, match=r"no segmentation of video 'a': .*/a does not exist; name folders after"):
+    with pytest.raises(
+        InputError, match=r"no segmentation of 2 videos \('a', 'b'\): .*/a does not exist; name folders"
+    ):
         open_predictions(tmp_path, ["a", "b"], RAW)
     for name in ("two.json", "one.json"):
         (tmp_path / name).write_text("{}")
@@ -435,11 +449,118 @@ def test_segmentation_folders_by_video(tmp_path: Path) -> None:
         assert (frame.ids > 0).any()
 
 
-def test_other_json_files_beside_segmentation_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{}", '{"annotations": 3}', "[", "[]", "\x00"])
+def test_other_json_files_beside_predictions(tmp_path: Path, text: str) -> None:
     """Scores of an earlier evaluation, written there."""
-    segmentation(tmp_path / "a")
-    (tmp_path / "scores.json").write_text("{}")
-    assert isinstance(open_predictions(tmp_path, ["a"], SAME), SegmentationFolders)
+    folder = segmentation(tmp_path / "all" / "a")
+    file = one_picture(tmp_path)
+    for where, videos in ((folder.parent, ["a"]), (folder.parent, ["b", "a"]), (folder, ["a"]), (tmp_path, ["a"])):
+        (where / "scores.json").write_text(text)
+        if videos == ["a"]:
+            found = open_predictions(where, videos, RAW)
+            assert isinstance(found, PanopticFiles if where == tmp_path else SegmentationFolders)
+        else:
+            with pytest.raises(InputError, match="no segmentation of video 'b'"):
+                open_predictions(where, videos, RAW)
+    assert open_predictions(tmp_path, ["a"], RAW) == PanopticFiles(file, RAW, one_video=True)
+
+
+# --- which frames a segmentation folder holds
+
+
+def fake_segmentation(folder: Path, indices: Iterable[int]) -> Path:
+    """A segmentation of 1x1 pixels whose class is the number of the frame."""
+    with SegmentationWriter(folder, CITYSCAPES, video_name=folder.name, fps=10, overlay=False) as writer:
+        for index in indices:
+            ids = np.full((1, 1), index % 11 + 1, np.int32)
+            segment = Segment(index % 11 + 1, index % 11, False, 1.0, 1, (0, 0, 1, 1))
+            frame = PanopticFrame(index, 0.0, (ids - 1).astype(np.uint8), ids, (segment,))
+            writer.write(frame, np.zeros((1, 1, 3), np.uint8))
+    return folder
+
+
+SNIPPET = tuple(f"f{number:02d}" for number in range(30))
+READ = SNIPPET[18:20]
+
+
+@pytest.mark.parametrize(
+    ("indices", "found"),
+    [
+        (range(30), [18, 19]),
+        (range(40), [18, 19]),
+        (range(2), [0, 1]),
+        ([18, 19], [18, 19]),
+        (range(0, 30, 3), None),
+        ([3, 18, 19, 20], [18, 19]),
+    ],
+    ids=["whole snippet", "more", "the two", "the two by number", "every third", "some by number"],
+)
+def test_frames_of_a_selection_are_found_by_their_place_in_the_recording(
+    tmp_path: Path, indices: Any, found: list[int] | None
+) -> None:
+    fake_segmentation(tmp_path / "a", indices)
+    frames = [VideoFrames(READ, SNIPPET)]
+    predictions = open_predictions(tmp_path, ["a"], SAME, frames=frames)
+    if found is None:
+        with pytest.raises(InputError, match=r"/a has no prediction for frame 19 \(f19\); segment all frames"):
+            predictions.refuse_missing(frames)
+        return
+    predictions.refuse_missing(frames)
+    find = predictions.video(0)
+    frames_found = [find(position, name, (1, 1)) for position, name in enumerate(READ)]
+    assert [frame.index for frame in frames_found] == found
+    assert [frame.semantic[0, 0] for frame in frames_found] == [place % 11 for place in found]
+
+
+@pytest.mark.parametrize("count", [1, 3, 29])
+def test_folders_that_hold_neither_the_selection_nor_the_recording_are_refused(tmp_path: Path, count: int) -> None:
+    fake_segmentation(tmp_path / "a", range(count))
+    frames = [VideoFrames(READ, SNIPPET)]
+    message = (
+        rf"/a holds {count} frames numbered from 0, but the video has 30, of which 2 are scored, so it is not clear"
+    )
+    predictions = open_predictions(tmp_path, ["a"], SAME, frames=frames)
+    for call in (lambda: predictions.refuse_missing(frames), lambda: predictions.video(0)):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_all_missing_frames_are_named_at_once(tmp_path: Path) -> None:
+    frames = []
+    for video in "ab":
+        fake_segmentation(tmp_path / video, [0, 2])
+        names = tuple(f"{video}/{number}" for number in range(4))
+        frames.append(VideoFrames(names, names))
+    predictions = open_predictions(tmp_path, ["a", "b"], SAME, frames=frames)
+    with pytest.raises(
+        InputError, match=r"4 frames have no prediction in .*/a, .*/b: 'a/1', 'a/3', 'b/1', 'b/3'; segm"
+    ):
+        predictions.refuse_missing(frames)
+
+
+def test_all_missing_annotations_and_pictures_are_named_at_once(tmp_path: Path) -> None:
+    names = tuple("abcd")
+    shown = [Picture(name, np.ones(SIZE, int), ({"id": 1, "category_id": 7},)) for name in names]
+    file = write_pictures(tmp_path / "val.json", shown, None)
+    frames = [VideoFrames((name,), (name,)) for name in names]
+    PanopticFiles(file, RAW).refuse_missing(frames)
+    for name in "bd":
+        (tmp_path / "val" / f"{name}.png").unlink()
+    with pytest.raises(InputError, match=r"2 of 4 pictures of .*val\.json are missing: 'b\.png', 'd\.png'"):
+        PanopticFiles(file, RAW).refuse_missing(frames)
+    edit(file, lambda document: document.update(annotations=document["annotations"][2:]))
+    with pytest.raises(InputError, match=r"val\.json has no annotation for 2 of 4 frames: 'a', 'b'; it needs one for"):
+        PanopticFiles(file, RAW).refuse_missing(frames)
+
+
+def test_long_lists_of_missing_frames_are_cut(tmp_path: Path) -> None:
+    file = one_picture(tmp_path)
+    names = tuple(f"x{number}" for number in range(40))
+    with pytest.raises(
+        InputError, match=r"no annotation for 40 of 40 frames: 'x0', .*'x9', \.\.\.; it needs"
+    ) as refused:
+        PanopticFiles(file, RAW).refuse_missing([VideoFrames(names, names)])
+    assert "x10" not in str(refused.value)
 
 
 def test_hidden_json_files_are_passed_over(tmp_path: Path) -> None:

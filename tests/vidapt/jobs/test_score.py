@@ -15,6 +15,7 @@ from tests.vidapt.jobs.prediction_files import (
     STILLS,
     UNSCORED,
     Picture,
+    edit,
     official_files,
     official_score,
     read_categories,
@@ -24,12 +25,20 @@ from tests.vidapt.jobs.prediction_files import (
     videos_root,
     write_pictures,
 )
+from vidapt.clip import PanopticFrame, Segment
 from vidapt.config import Recipe
+from vidapt.datasets import stored
+from vidapt.datasets.cityscapes_sequence import CityscapesSequence
+from vidapt.errors import InputError
 from vidapt.evaluation.instance_cityscapes import step_precision
 from vidapt.evaluation.scores import Scores
+from vidapt.io.writer import SegmentationWriter
 from vidapt.jobs import score as job
 from vidapt.jobs.data_convert import convert
-from vidapt.jobs.score import score_predictions, score_segmenter
+from vidapt.jobs.score import lost_pixels, score_predictions, score_segmenter
+from vidapt.jobs.scored_videos import frame_names, labelled_frames, scored_videos
+from vidapt.labels import CITYSCAPES
+from vidapt.mapping import find_mapping
 from vidapt.recipe import load_recipe
 from vidapt.segmenter import load
 
@@ -61,6 +70,13 @@ def scores_of(predictions: Path, recipe: Recipe, *, worst: int = 0) -> Scores:
     return score_predictions(predictions, recipe, jobs=1, worst=worst).scores
 
 
+def rate_all(document: dict[str, Any]) -> None:
+    """Give every segment a score, which truth files have none of."""
+    for record in document["annotations"]:
+        for segment in record["segments_info"]:
+            segment["score"] = 1.0
+
+
 def assert_perfect(scores: Scores, classes: int) -> None:
     """Every mean is 1 and every class that occurs has 1 in all that is defined of it."""
     data = scores.to_dict()
@@ -81,6 +97,7 @@ def test_converted_ground_truth_is_perfect(root: Path, tmp_path: Path, labels: s
     """Group regions, void, caravans and trailers are all there and cost nothing."""
     recipe = recipe_for(STILLS, root)
     convert(recipe.evaluation, out=tmp_path, labels=labels, jobs=1)
+    edit(tmp_path / "val.json", rate_all)
     scores = scores_of(tmp_path, recipe)
     assert_perfect(scores, 16)
     assert (scores.frames, scores.labelled_frames, scores.videos) == (3, 3, 3)
@@ -97,6 +114,8 @@ def test_files_of_the_official_converter_score_the_same(root: Path, tmp_path: Pa
     recipe = recipe_for(STILLS, root, "scoring.metrics=[ap_cityscapes, ap_coco, instance_weighted, boundary]")
     convert(recipe.evaluation, out=tmp_path / "ours", jobs=1)
     file = official_files(root, tmp_path / "official", train_ids=train_ids)
+    for written in (file, tmp_path / "ours" / "val.json"):
+        edit(written, rate_all)
     ours = scores_of(tmp_path / "ours", recipe)
     assert scores_of(file.parent, recipe).to_dict() == scores_of(file, recipe).to_dict() == ours.to_dict()
     assert ours.boundary_pq == ours.ap_coco == 1
@@ -110,7 +129,7 @@ def test_void_and_group_regions_cost_no_quality(root: Path, official: Path, tmp_
         (sky,) = (segment["id"] for segment in picture.segments if segment["category_id"] == SKY)
         over_void = Picture(picture.name, np.where(picture.ids == 0, sky, picture.ids), picture.segments)
         changed.append(over_void.keep(lambda segment: not segment["iscrowd"]))
-    file = write_pictures(tmp_path / "val.json", changed, read_categories(official))
+    file = edit(write_pictures(tmp_path / "val.json", changed, read_categories(official)), rate_all)
     scores = scores_of(file, recipe_for(STILLS, root))
     assert scores.pq == scores.ap_cityscapes == scores.iou["sky"] == 1
     assert scores.miou < 1
@@ -384,3 +403,130 @@ def test_without_sharing_other_processes_are_not_asked(
     monkeypatch.setattr(job, "gather_objects", lambda value: pytest.fail("waited for the others"))
     scores = score_segmenter(load(weights, device="cpu"), recipe_for(STILLS, root, "inference.height=null")).scores
     assert scores.videos == 3
+
+
+# --- what predictions lack
+
+
+def test_pixels_of_classes_without_a_counterpart_are_told(
+    root: Path, official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class that another program calls by another name."""
+    categories = [
+        {**item, "name": {"car": "motor-car", "road": "carriage"}.get(item["name"], item["name"])}
+        for item in read_categories(official)
+    ]
+    pictures = read_pictures(official)
+    lost = {
+        category: sum(
+            int(np.isin(p.ids, [s["id"] for s in p.segments if s["category_id"] == category]).sum()) for p in pictures
+        )
+        for category in (26, ROAD)
+    }
+    assert min(lost.values()) > 0
+    file = write_pictures(tmp_path / "val.json", pictures, categories)
+    for jobs in (1, 2):
+        score_predictions(file, recipe_for(STILLS, root), jobs=jobs)
+        told = capsys.readouterr().err
+        assert "predicted classes without a counterpart in cityscapes, scored as void: " in told
+        assert f"motor-car ({lost[26]} pixels)" in told
+        assert f"carriage ({lost[ROAD]} pixels)" in told
+        assert "banana" not in told
+
+
+def test_ids_of_another_space_are_refused_or_told(
+    root: Path, official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A JSON without categories: the ids are taken for label ids, of which 0..3 are void."""
+    recipe, pictures = recipe_for(STILLS, root), read_pictures(official)
+    void = [picture.with_classes(lambda category: category % 4) for picture in pictures]
+    with pytest.raises(
+        InputError, match=r"val\.json: no segment has a class that is scored; without 'categories' the ids"
+    ):
+        scores_of(write_pictures(tmp_path / "void" / "val.json", void, None), recipe)
+    some = [picture.with_classes(lambda category: 26 if category == 26 else 0) for picture in pictures]
+    scores_of(write_pictures(tmp_path / "some" / "val.json", some, None), recipe)
+    assert "% of the predicted pixels are void or of no scored class; check the categories" in capsys.readouterr().err
+    scores_of(write_pictures(tmp_path / "right" / "val.json", pictures, None), recipe)
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("void", "lines"), [(50, 0), (51, 1)])
+def test_what_is_said_about_lost_pixels(void: int, lines: int) -> None:
+    pixels = np.zeros(256, np.int64)
+    pixels[[0, 255]] = 100 - void, void
+    said = lost_pixels(find_mapping(CITYSCAPES, CITYSCAPES), pixels, [0, 1])
+    assert len(said) == lines
+    assert all("51 % of the predicted pixels" in line for line in said)
+    assert lost_pixels(find_mapping(CITYSCAPES, CITYSCAPES), np.zeros(256, np.int64), [0]) == []
+
+
+# --- flow and pictures
+
+
+def test_stills_are_scored_without_their_pictures(
+    root: Path, official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(STILLS, root, "scoring.metrics=[ap_cityscapes, instance_weighted]")
+    expected = score_predictions(official, recipe, jobs=1, worst=1).scores
+    monkeypatch.setattr(stored, "read_image", lambda path: pytest.fail(f"decoded {path}"))
+    assert plain(scores_of(official, recipe)) == plain(expected)
+
+
+def test_flow_can_be_left_out(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_for(VPS, videos, "labels=cityscapes")
+    convert(recipe.evaluation, out=tmp_path, jobs=1)
+    expected = scores_of(tmp_path, recipe).headline()
+    assert expected["flicker"] is not None
+    monkeypatch.setattr(stored, "read_image", lambda path: pytest.fail(f"decoded {path}"))
+    found = scores_of(tmp_path, recipe_for(VPS, videos, "labels=cityscapes", "scoring.flow=false")).headline()
+    assert found == expected | {"flicker": None, "tc": None}
+
+
+# --- snippets of which only some frames are scored
+
+
+@pytest.mark.parametrize("kept", ["whole", "read"])
+def test_frames_of_snippets_are_found_in_folders_of_either_kind(tmp_path: Path, kept: str) -> None:
+    """Context 1: each labelled frame and the one before it, in folders of the whole snippet or of these two."""
+    cityscapes_sequence.build(tmp_path / "data", split="val")
+    change = [f"evaluation.root={tmp_path / 'data'}", "labels=cityscapes"]
+    recipe = load_recipe("benchmarks/viper_to_cityscapes_sequence", change)
+    truth = scored_videos(recipe)
+    places = []
+    for number, video in enumerate(truth.videos):
+        read, whole = frame_names(truth, number)
+        assert len(read) < len(whole)
+        places.append([whole.index(name) for name in read])
+        shape = labelled_shape(truth, number)
+        with SegmentationWriter(
+            tmp_path / "out" / video, CITYSCAPES, video_name=video, fps=17, overlay=False
+        ) as writer:
+            for index, name in enumerate(whole if kept == "whole" else read):
+                category = 10 if name in read else 0
+                ids = np.full(shape, category + 1, np.int32)
+                segment = Segment(category + 1, category, False, 1.0, ids.size, (0, 0, shape[1], shape[0]))
+                frame = PanopticFrame(index, index / 17, (ids - 1).astype(np.uint8), ids, (segment,))
+                writer.write(frame, np.zeros((*shape, 3), np.uint8))
+    assert any(place != list(range(len(place))) for place in places)
+    scores = scores_of(tmp_path / "out", recipe)
+    confusion = [row["class"] for row in scores.rows() if row["iou"]]
+    assert confusion == ["sky"], "all frames that were read are sky"
+    assert scores.flicker == 0
+
+
+def labelled_shape(truth: Any, number: int) -> tuple[int, int]:
+    image = next(labelled_frames(truth, number))[0]
+    return image.shape[0], image.shape[1]
+
+
+def test_frames_left_out_as_damaged_keep_their_place_in_the_recording(tmp_path: Path) -> None:
+    cityscapes_sequence.build(tmp_path, split="val")
+    dataset = CityscapesSequence(tmp_path, "val", options=stored.ReadOptions(context=2))
+    whole, read = frame_names(dataset, 0)[::-1]
+    dataset.without([read[0]])
+    assert frame_names(dataset, 0) == (read[1:], whole)
+    dataset = CityscapesSequence(tmp_path, "val")
+    names = dataset.whole_video(0)
+    dataset.without([names[3]])
+    assert frame_names(dataset, 0) == (names[:3] + names[4:], names)

@@ -3,13 +3,28 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 
 from tests.vidapt.evaluation.random_videos import METRICS, feed
 from vidapt.evaluation.runner import VideoEvaluator
-from vidapt.jobs.table import class_rows_csv, class_table, mean_rows, protocol_line, score_row, scores_table
+from vidapt.evaluation.scores import HEADLINE
+from vidapt.jobs.table import (
+    averaged_lines,
+    class_rows_csv,
+    class_table,
+    class_tables,
+    further_numbers,
+    mean_rows,
+    numbers_table,
+    protocol_line,
+    row_title,
+    score_row,
+    scores_table,
+    undefined_lines,
+)
 from vidapt.labels import CITYSCAPES
 
 SIXTEEN = tuple(name for name in CITYSCAPES.names if name not in ("terrain", "truck", "train"))
@@ -157,11 +172,114 @@ def test_line_about_the_sixteen_classes():
 
 
 def test_csv_reads_back(full):
-    rows = list(csv.DictReader(io.StringIO(class_rows_csv(full))))
+    *rows, mean, things, stuff = csv.DictReader(io.StringIO(class_rows_csv(full)))
     assert [row["class"] for row in rows] == list(CITYSCAPES.names)
+    assert [(row["class"], row["kind"]) for row in (mean, things, stuff)] == [
+        ("mean", k) for k in ("", "thing", "stuff")
+    ]
+    assert (mean["iou"], mean["iiou"], mean["vpq"]) == tuple(str(full[name]) for name in ("miou", "iiou", "vpq"))
+    assert mean["ap_coco"] == str(full["ap_coco"])
+    for row, part in ((things, "things"), (stuff, "stuff")):
+        assert (row["pq"], row["boundary_pq"]) == (str(full[f"pq_{part}"]), str(full[f"boundary_pq_{part}"]))
+        assert row["iou"] == row["ap_coco"] == ""
     for row, expected in zip(rows, full["rows"], strict=True):
         assert list(row) == list(expected)
         for name, value in expected.items():
             assert row[name] == ("" if value is None else str(value))
     strange = {**OLD, "rows": [{**OLD["rows"][0], "class": 'road, "wet"'}]}
     assert next(csv.DictReader(io.StringIO(class_rows_csv(strange))))["class"] == 'road, "wet"'
+
+
+# --- numbers without a column, and what the means average
+
+
+def test_numbers_without_a_column_are_listed(full):
+    numbers = dict(further_numbers(full))
+    assert {*numbers} == {
+        *("STQ", "AQ", "SQ of STQ", "flicker", "TC", "id switches"),
+        *(f"VPQ of {n} frame{'s' * (n != '1')}" for n, found in full["vpq_windows"].items() if found["all"]["classes"]),
+    }
+    for title, name in (("STQ", "stq"), ("AQ", "aq"), ("SQ of STQ", "stq_sq"), ("TC", "tc"), ("flicker", "flicker")):
+        assert numbers[title] == f"{100 * full[name]:.1f}"
+    assert numbers["id switches"] == str(full["id_switches"])
+    assert numbers["VPQ of 2 frames"] == f"{100 * full['vpq_windows']['2']['all']['pq']:.1f}"
+    text = printed(numbers_table(full))
+    assert all(title in text and value in text for title, value in numbers.items())
+
+
+def test_every_number_is_in_a_column_or_listed():
+    full = scores_of(METRICS, frames=20, windows=(1, 2), long_windows=(1, 5))
+    titles = " ".join(title for title, _ in further_numbers(full))
+    assert full["vc8"] is not None
+    for title in ("VC8", "VC16", "VPQ of 5 frames"):
+        assert title in titles
+    listed = {text for _, text in further_numbers(full)}
+    for name in (*HEADLINE, "vc8", "vc16"):
+        if full[name] is not None and name not in ("id_switches",):
+            columns = [value for _, values in mean_rows(full) for value in values]
+            assert f"{100 * full[name]:.1f}" in {*columns, *listed}, name
+
+
+def test_stills_without_instances_list_nothing_more():
+    assert further_numbers({**OLD, "windows": [1], "vpq_windows": {"1": {}}}) == []
+    assert further_numbers({"miou": 0.5}) == [("mIoU", "50.0")]
+
+
+def test_means_over_different_classes_are_named(full):
+    lines = averaged_lines(full)
+    means = {"IoU": "miou", "PQ, SQ, RQ": "vpq_1", "AP COCO": "ap_coco", "iIoU": "iiou", "TC": "tc"}
+    for title, name in means.items():
+        classes = full["averaged"][name]
+        (line,) = [line for line in lines if re.search(rf"(^|, ){title}(, | average)", line)]
+        assert line.endswith(f"average {len(classes)} classes: {', '.join(classes)}".removeprefix("average ")), line
+    (sq,) = [line for line in lines if "SQ of STQ" in line.split(" average")[0]]
+    assert full["tracking"]["void"] is True
+    assert sq.endswith(", and void predicted on labels as one more of IoU 0")
+
+
+def test_means_over_all_scored_classes_need_no_line():
+    same = {**OLD, "averaged": {"miou": ["road", "car"], "vpq_1": ["road", "car"]}}
+    assert averaged_lines(same) == []
+    with_void = {**same, "stq_sq": 0.3, "tracking": {"void": True}}
+    with_void["averaged"] = {**same["averaged"], "stq_sq": ["road", "car"]}
+    assert averaged_lines(with_void) == [
+        "IoU, PQ, SQ, RQ average all 2 scored classes",
+        "SQ of STQ averages all 2 scored classes, and void predicted on labels as one more of IoU 0",
+    ]
+    assert averaged_lines({}) == []
+
+
+def test_windows_longer_than_every_video_are_named():
+    lines = undefined_lines(scores_of(frames=3, windows=(1, 2), long_windows=(1, 5, 10)))
+    assert lines == ["VPQ of 5, 10 frames is undefined: no video has so many labelled frames"]
+    assert undefined_lines(scores_of(frames=3, windows=(1, 2), long_windows=(1, 3))) == []
+    assert undefined_lines({"extra": {"unrated": True}}) == [
+        "average precision is not measured: no predicted thing has a 'score' to rank it by"
+    ]
+
+
+def test_only_names_of_stages_are_changed():
+    assert row_title("source_only", {}) == "source only"
+    assert row_title("upper_bound", {"weights": "teacher"}) == "upper bound (teacher)"
+    assert row_title("runs/my_run", {}) == "runs/my_run"
+    assert row_title("my_predictions", {}) == "my_predictions"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 240])
+def test_wide_tables_are_split(full, width):
+    """No digit is folded, every column is there once, and every part has all classes."""
+    console = Console(width=width, file=io.StringIO(), legacy_windows=False)
+    tables = class_tables(full, title="a run", console=console)
+    titles = [str(column.header) for table in tables for column in table.columns[3:]]
+    assert titles == [str(column.header) for column in class_table(full).columns[3:]]
+    assert (len(tables) == 1) == (width == 240)
+    for table in tables:
+        console.print(table)
+        assert len(list(table.columns[0].cells)) >= 20
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    for row in full["rows"]:
+        numbers = [f"{100 * value:.1f}" if value is not None else "-" for value in list(row.values())[3:]]
+        lines = [line.strip() for line in text.splitlines() if line.strip().startswith(f"{row['class']}  ")]
+        assert [cell for line in lines for cell in line[len(row["class"]) :].split()[2:]] == numbers
+    assert text.count("a run") == 1
