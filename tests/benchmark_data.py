@@ -61,11 +61,26 @@ def write_benchmark_data(root: Path) -> Truths:
     return truths
 
 
+def _without_further_snippets(sequence: Truth, stills: Truth) -> Truth:
+    """Remove the snippets whose labelled frame is no still, which the release does not have."""
+    names = {Path(path).name for path in stills.frames}
+    kept = [video for video in sequence.videos if names & {Path(path).name for path in video}]
+    for path in (path for video in sequence.videos if video not in kept for path in video):
+        (sequence.root / path).unlink()
+        stem = Path(path).name.removesuffix("_leftImg8bit.png")
+        for label in sequence.root.glob(f"gtFine/*/*/{stem}_gtFine_*"):
+            label.unlink()
+    frames = {path: sequence.frames[path] for video in kept for path in video}
+    times = None if sequence.times is None else [[*sequence.times[sequence.videos.index(video)]] for video in kept]
+    return Truth(sequence.root, frames, kept, times)
+
+
 def _write_cityscapes(root: Path, split: str) -> Truths:
     """Write the three data sets that share ``gtFine``; the stills are the labelled frames of their snippets."""
     sequence = cityscapes_sequence.build(root, split=split)
     foggy = foggy_cityscapes.build(root, split=split)
     stills = cityscapes.build(root, split=split)
+    sequence = _without_further_snippets(sequence, stills)
     for path, frame in stills.frames.items():
         inside = path.replace("leftImg8bit/", "leftImg8bit_sequence/", 1)
         shutil.copyfile(root / path, root / inside)

@@ -86,11 +86,11 @@ def test_cityscapes_gives_the_labelled_frame_after_the_one_before(name: str) -> 
     frames = [[frame.name for frame in video.frames] for video in target.index()]
     assert frames[1] == ["aachen_000001_000018", "aachen_000001_000019"]
     assert frames[2] == ["hamburg_000000_042504", "hamburg_000000_042505"]
-    assert len(target) == len(frames) == 4
+    assert len(target) == len(frames) == 3
     assert target[0].target is None
     videos = scored_videos(recipe)
-    labelled = [[labels[0] is not None for _, labels, _ in labelled_frames(videos, number)] for number in range(4)]
-    assert labelled == [[False, True]] * 4
+    labelled = [[labels[0] is not None for _, labels, _ in labelled_frames(videos, number)] for number in range(3)]
+    assert labelled == [[False, True]] * 3
 
 
 def test_foggy_cityscapes_is_read_in_its_densest_fog(truths: Truths) -> None:
