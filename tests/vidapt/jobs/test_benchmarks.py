@@ -104,7 +104,7 @@ EXPECTED = {
     "viper_to_cityscapes_sequence_rider_ignored": VIPER,
     "viper_to_cityscapes_vps": Expected(
         f"source.fit=[64,128] validation.fit=[64,128] validation.videos=1 {TARGET} inference.height=48",
-        (25, 116),
+        (25, 87),
         (2, 12, 12),
         VIDEO,
         panoptic=True,
