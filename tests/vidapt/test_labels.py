@@ -130,8 +130,15 @@ def test_cityscapes_ids_with_their_categories() -> None:
     assert len(found) == 35
 
 
+def test_kitti_step_is_cityscapes_with_two_things() -> None:
+    kitti = find_space("kitti_step")
+    assert kitti.names == CITYSCAPES.names
+    assert [kitti.names[index] for index in kitti.things] == ["person", "car"]
+    assert np.array_equal(kitti.palette, CITYSCAPES.palette)
+
+
 def test_every_shipped_space_is_tested_here() -> None:
-    assert set(space_names()) == {"cityscapes", "cityscapes_ids", "camvid", *TABLES}
+    assert set(space_names()) == {"cityscapes", "cityscapes_ids", "camvid", "kitti_step", *TABLES}
 
 
 THINGS = {

@@ -478,6 +478,8 @@ def test_ctrl_c_says_how_to_go_on(truth: Truth, tmp_path: Path) -> None:
     with subprocess.Popen(
         [*command, "--out", str(out), "--jobs", "2"],
         cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        # Where the tests themselves ignore the signal, as below nohup, the command must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 100
         while not any(path.read_text().count("\n") > 8 for path in out.glob(".train.*.jsonl")):
