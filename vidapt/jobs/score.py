@@ -22,7 +22,8 @@ from vidapt.evaluation.runner import VideoEvaluator
 from vidapt.evaluation.scores import Scores
 from vidapt.evaluation.semantic import ScoredClasses
 from vidapt.jobs.parallel import in_processes
-from vidapt.jobs.predictions import ClassPixels, Lookup, Predictions, VideoFrames, open_predictions
+from vidapt.jobs.predicted_frames import ClassPixels, Lookup, Predictions, VideoFrames
+from vidapt.jobs.predictions import open_predictions
 from vidapt.jobs.progress import progress_bar
 from vidapt.jobs.scored_videos import frame_name, frame_names, labelled_frames, scored_space, scored_videos
 from vidapt.jobs.worst_frames import WorstFrame, WorstFrames

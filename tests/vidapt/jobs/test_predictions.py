@@ -26,7 +26,9 @@ from vidapt.config import Recipe
 from vidapt.errors import InputError
 from vidapt.evaluation.scores import Scores
 from vidapt.io.writer import SegmentationWriter
-from vidapt.jobs.predictions import PanopticFiles, SegmentationFolders, VideoFrames, open_predictions, remap_frame
+from vidapt.jobs.panoptic_files import PanopticFiles
+from vidapt.jobs.predicted_frames import VideoFrames, remap_frame
+from vidapt.jobs.predictions import SegmentationFolders, open_predictions
 from vidapt.jobs.score import score_predictions
 from vidapt.labels import CAMVID, CITYSCAPES, LabelSpace, find_space
 from vidapt.mapping import find_mapping
