@@ -64,11 +64,13 @@ def plan(
         *_files("source", datasets[0]),
         ("target", target),
         *_files("target", datasets[1]),
+        *_margins(recipe),
         ("classes", f"{space.name}: {len(space)}, things {', '.join(space.names[i] for i in space.things)}"),
         *_source_classes(datasets[0], space),
+        *([] if recipe.validation is None else [("validation", describe(recipe.validation))]),
         ("evaluation", describe(recipe.evaluation)),
         *_evaluation(recipe, space),
-        ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters"),
+        ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters{_pretrained(recipe)}"),
         ("batch", f"{config.batch} clips of {config.clip_length} frames, crop {config.crop[0]}x{config.crop[1]}"),
         ("steps", str(config.steps)),
         ("memory", f"{memory:.0f} MB after one step on {device}{trial.note}"),
@@ -76,6 +78,23 @@ def plan(
         ("one step", f"{seconds:.2f} s{trial.note}"),
         ("ETA", str(timedelta(seconds=round(seconds * config.steps / processes)))),
     ]
+
+
+def _margins(recipe: Recipe) -> Rows:
+    if recipe.target is None or not any(recipe.target.ignored_rows):
+        return []
+    top, bottom = recipe.target.ignored_rows
+    return [("target margins", f"pseudo-labels of {top} rows at the top and {bottom} at the bottom do not count")]
+
+
+def _pretrained(recipe: Recipe) -> str:
+    """Which weights the encoder starts from; a plan loads none."""
+    initial, weights = recipe.training.initial, recipe.model.encoder.pretrained
+    if initial is not None:
+        return f", from {initial}"
+    if isinstance(weights, bool):
+        return ", encoder weights downloaded by timm" if weights else ", random weights"
+    return f", encoder weights {weights}" + ("" if weights.is_file() else " (missing)")
 
 
 def _files(name: str, dataset: Any) -> Rows:

@@ -178,6 +178,8 @@ PLANS: dict[str, Rows] = {
         "source classes": [GAME],
         "target": ["cityscapes_sequence train cityscapes: 87 clips"],
         "target files": found(90, 3, 2975),
+        "target margins": ["pseudo-labels of 15 rows at the top and 120 at the bottom do not count"],
+        "validation": ["viper val viper"],
         "evaluation": ["cityscapes_vps val cityscapes_vps"],
         "evaluation files": found(12, 12, None, 12),
         "evaluation classes": [
@@ -235,9 +237,17 @@ def test_the_plan_of_a_benchmark(name: str, capsys: pytest.CaptureFixture[str]) 
     assert {key: rows.get(key) for key in PLANS[name]} == PLANS[name]
     frames = 2 if "sequence" in name or "vps" in name or "street_world" in name else 1
     assert rows["batch"] == [f"2 clips of {frames} frames, crop 512x512"]
-    assert rows["network"] == ["mit_b5, 85.40 M parameters" if name in LARGE else "mit_b0, 7.08 M parameters"]
+    size = "mit_b5, 85.40 M" if name in LARGE else "mit_b0, 7.08 M"
+    assert rows["network"] == [f"{size} parameters, random weights"]
     check_costs(rows)
     assert all(megabytes(stage) <= megabytes(rows) for stage in earlier)
+
+
+def test_a_plan_needs_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "training.crop=[64,128]", "--set", "model.encoder.name=mit_b0"]
+    (rows,) = dry_run(capsys, "train", "benchmarks/gta5_to_cityscapes+networks/mit_b5", *small)
+    assert rows["network"] == ["mit_b0, 7.08 M parameters, encoder weights mit_b5.pth (missing)"]
+    assert "target margins" not in rows
 
 
 def test_the_plan_of_a_small_supervised_step(capsys: pytest.CaptureFixture[str]) -> None:
