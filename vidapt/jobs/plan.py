@@ -81,7 +81,7 @@ def plan(
 
 
 def _margins(recipe: Recipe) -> Rows:
-    if recipe.target is None or not any(recipe.target.ignored_rows):
+    if recipe.method is None or recipe.target is None or not any(recipe.target.ignored_rows):
         return []
     top, bottom = recipe.target.ignored_rows
     return [("target margins", f"pseudo-labels of {top} rows at the top and {bottom} at the bottom do not count")]
