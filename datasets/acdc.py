@@ -12,19 +12,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below, stamp, still
 from vidapt.datasets.listing import check_choice, label_file, missing_pictures
 from vidapt.datasets.panoptic_json import PanopticIndex, decode, frame_name, read_ids, read_index
-from vidapt.datasets.stored import (
-    DatasetCard,
-    Frame,
-    Problem,
-    StoredArguments,
-    StoredDataset,
-    Video,
-    files_below,
-    stamp,
-    still,
-)
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_label
 from vidapt.labels import LabelSpace, find_space

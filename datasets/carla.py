@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below
 from vidapt.datasets.instance_codes import tagged_instances
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
-from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids, read_label
 from vidapt.labels import find_space

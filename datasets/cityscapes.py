@@ -12,18 +12,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below, still
 from vidapt.datasets.instance_codes import split_instance_ids
 from vidapt.datasets.listing import missing_pictures, used_labels
-from vidapt.datasets.stored import (
-    DatasetCard,
-    Frame,
-    Problem,
-    StoredArguments,
-    StoredDataset,
-    Video,
-    files_below,
-    still,
-)
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:

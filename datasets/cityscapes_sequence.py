@@ -11,8 +11,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 from vidapt.datasets.cityscapes import HOME, LICENCE, Cityscapes
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below
 from vidapt.datasets.listing import misnamed
-from vidapt.datasets.stored import DatasetCard, Frame, Problem, Video, files_below
+from vidapt.datasets.stored import DatasetCard
 
 FPS = 17.0
 """Frames per second."""

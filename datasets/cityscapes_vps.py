@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidapt.datasets.cityscapes_sequence import FPS
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below
 from vidapt.datasets.instance_codes import split_instance_ids
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
-from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredDataset
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from vidapt.clip import IGNORE
+from vidapt.datasets.frame_index import Frame, Video, stamp
 from vidapt.datasets.listing import usual_step
 from vidapt.datasets.panoptic_json import Category, Id, ImageEntry, PanopticIndex, decode, read_ids, read_index
-from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, stamp
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import LabelSpace
 

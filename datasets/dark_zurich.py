@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Video, files_below, still
 from vidapt.datasets.listing import check_choice, label_file, missing_pictures, used_labels
-from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below, still
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.io.images import read_label
 
 if TYPE_CHECKING:

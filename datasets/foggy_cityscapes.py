@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Unpack
 
 from vidapt.datasets.cityscapes import LICENCE, Cityscapes
-from vidapt.datasets.stored import DatasetCard, StoredArguments, Video
+from vidapt.datasets.frame_index import Video
+from vidapt.datasets.stored import DatasetCard, StoredArguments
 from vidapt.errors import InputError
 
 BETAS = (0.005, 0.01, 0.02)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Video, files_below
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
-from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredDataset
 from vidapt.io.images import picture_size, read_ids, resize_label_to
 
 if TYPE_CHECKING:

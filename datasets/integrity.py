@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from vidapt.datasets.stored import Frame, Problem, StoredDataset
+from vidapt.datasets.frame_index import Frame, Problem
+from vidapt.datasets.stored import StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import upright_size
 

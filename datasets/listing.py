@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from statistics import multimode
 
-from vidapt.datasets.stored import Problem, Video
+from vidapt.datasets.frame_index import Problem, Video
 from vidapt.errors import InputError
 
 

@@ -13,19 +13,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from vidapt.clip import IGNORE
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below, stamp, still
 from vidapt.datasets.listing import missing_picture_count
 from vidapt.datasets.panoptic_json import Category, decode, read_ids, read_index
-from vidapt.datasets.stored import (
-    DatasetCard,
-    Frame,
-    Problem,
-    StoredArguments,
-    StoredDataset,
-    Video,
-    files_below,
-    stamp,
-    still,
-)
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids as read_grey
 from vidapt.labels import LabelSpace, find_space

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.stored import Problem, stamp
+from vidapt.datasets.frame_index import Problem, stamp
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import ID_LIMIT, encode_ids
 from vidapt.io.images import read_channels

@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from vidapt.datasets.stored import Frame, StoredDataset, stamp
+from vidapt.datasets.frame_index import Frame, stamp
+from vidapt.datasets.stored import StoredDataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

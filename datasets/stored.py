@@ -6,8 +6,7 @@ files and ``read_labels`` that decodes the labels of one frame. Everything else 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
@@ -15,13 +14,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 import numpy as np
 
 from vidapt.clip import IGNORE
-from vidapt.datasets.clip_dataset import ClipDataset, Labels, Sample, VideoTimes
+from vidapt.datasets.clip_dataset import ClipDataset, Labels, Sample
+from vidapt.datasets.frame_index import (
+    Frame,
+    Problem,
+    Video,
+    refuse_same_names,
+    select_frames,
+    spread_videos,
+    stamp,
+    video_times,
+    without_labels,
+)
 from vidapt.datasets.sample_store import SampleStore
 from vidapt.errors import ConfigError, InputError
 from vidapt.io.images import (
-    IMAGE_SUFFIXES,
     fitted_size,
-    natural_key,
     picture_size,
     read_image,
     resize_image_to,
@@ -32,9 +40,6 @@ from vidapt.labels import LabelSpace, find_space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-STILL_FPS = 1.0
-"""Nominal rate of data sets of single images."""
 
 
 @dataclass(frozen=True)
@@ -113,81 +118,6 @@ class StoredArguments(TypedDict, total=False):
     options: ReadOptions | None
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Files of one frame.
-
-    Attributes:
-        name: Name of the frame, unique in the data set; predictions are stored and reported under it.
-        image: Picture, relative to the root, with forward slashes.
-        labels: Label files, relative to the root, in the order that the reader decodes; empty for unlabelled frames.
-        number: Frame number in the recording.
-        key: True for the frames that the official release labels, whether or not the labels are at hand.
-    """
-
-    name: str
-    image: str
-    labels: tuple[str, ...] = ()
-    number: int = 0
-    key: bool = True
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames of one video in order; a still image is a video of one frame.
-
-    Attributes:
-        name: Name, unique in the data set.
-        frames: Its frames, their numbers rising.
-        fps: Rate at which ``Frame.number`` counts.
-        step: Difference of the numbers of frames that follow each other.
-    """
-
-    name: str
-    frames: tuple[Frame, ...]
-    fps: float = STILL_FPS
-    step: int = 1
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file of a data set.
-
-    Attributes:
-        frame: Name of the frame, or "" where the problem concerns the whole split.
-        file: The file to look at, relative to the root.
-        reason: One line.
-    """
-
-    frame: str
-    file: str
-    reason: str
-
-
-def select_frames(video: Video, every: int, context: int | None) -> Video:
-    """Keep the key frames whose number is a multiple of ``every``, and the frames that ``context`` asks for.
-
-    Args:
-        video: Frames with rising numbers.
-        every: 1 keeps all key frames.
-        context: Frames kept, unlabelled, before each key frame; None keeps all frames where ``every`` is 1, else key
-            frames only.
-    """
-    if every == 1 and context is None:
-        return video
-    keys = [place for place, frame in enumerate(video.frames) if frame.key and frame.number % every == 0]
-    before = context or 0
-    kept = sorted({place for key in keys for place in range(max(0, key - before), key + 1)})
-    step = video.step * every if context is None else video.step
-    wanted = set(keys)
-    frames = [video.frames[place] for place in kept]
-    return replace(video, frames=tuple(map(_as_chosen, frames, (place in wanted for place in kept))), step=step)
-
-
-def _as_chosen(frame: Frame, key: bool) -> Frame:
-    return frame if key else replace(frame, key=False, labels=())
-
-
 class StoredDataset(ClipDataset):
     """Clips of a published data set in its official layout.
 
@@ -245,7 +175,7 @@ class StoredDataset(ClipDataset):
         self._index = self._select(self.find_videos())
         space = self.own_label_space()
         self._own_ids = _id_table(space)
-        tables = [_times(video) for video in self._index]
+        tables = [video_times(video) for video in self._index]
         super().__init__(tables, clip_length=clip_length, interval=interval, label_space=space if labelled else None)
 
     def find_videos(self) -> list[Video]:
@@ -275,7 +205,7 @@ class StoredDataset(ClipDataset):
 
     def _select(self, videos: list[Video]) -> list[Video]:
         picked = [select_frames(video, self.options.every, self.options.context) for video in videos]
-        found = _spread([video for video in picked if video.frames], self.options.videos)
+        found = spread_videos([video for video in picked if video.frames], self.options.videos)
         kept = {video.name for video in found}
         self._whole = {
             video.name: tuple(frame.name for frame in video.frames)
@@ -290,10 +220,10 @@ class StoredDataset(ClipDataset):
                 f"{self.card.title} split {self.split!r} in {self.root} holds no frames; expected files:\n"
                 f"{self.card.layout}"
             )
-        _refuse_same_names(found)
+        refuse_same_names(found)
         self.split_has_labels = any(frame.labels for video in found for frame in video.frames)
         if not self.labelled:
-            return [_without_labels(video) for video in found]
+            return [without_labels(video) for video in found]
         if not self.split_has_labels:
             raise InputError(
                 f"{self.card.title} split {self.split!r} in {self.root} has pictures but no labels; use it as an "
@@ -342,7 +272,7 @@ class StoredDataset(ClipDataset):
         self._whole = {video.name: self._whole.get(video.name) or before[video.name] for video in videos}
         self._index = videos
         super().__init__(
-            [_times(video) for video in videos],
+            [video_times(video) for video in videos],
             clip_length=self.clip_length,
             interval=self.interval,
             label_space=self.label_space,
@@ -463,54 +393,3 @@ def _id_table(space: LabelSpace) -> _IdTable:
     for index, label in enumerate(space.classes):
         table[index] = IGNORE if label.is_void else index
     return _IdTable(np.array([*range(len(space)), IGNORE]), table)
-
-
-def _refuse_same_names(videos: list[Video]) -> None:
-    seen: dict[str, str] = {}
-    for frame in (frame for video in videos for frame in video.frames):
-        other = seen.setdefault(frame.name, frame.image)
-        if other != frame.image:
-            raise InputError(f"{other} and {frame.image} are both frame {frame.name!r}; remove or rename one")
-
-
-def _spread(videos: list[Video], count: int | None) -> list[Video]:
-    if count is None or count >= len(videos):
-        return videos
-    return [videos[number * len(videos) // count] for number in range(count)]
-
-
-def _times(video: Video) -> VideoTimes:
-    numbers = np.array([frame.number for frame in video.frames], np.int64)
-    return VideoTimes(video.name, (numbers - numbers[0]) / video.fps, np.diff(numbers) != video.step)
-
-
-def _without_labels(video: Video) -> Video:
-    return replace(video, frames=tuple(replace(frame, labels=()) for frame in video.frames))
-
-
-def stamp(path: Path) -> tuple[str, int, int]:
-    """Real path, size in bytes and time of change of a file; (path, -1, -1) if it is missing."""
-    name = os.path.realpath(path)
-    try:
-        status = path.stat()
-    except OSError:
-        return (name, -1, -1)
-    return (name, status.st_size, status.st_mtime_ns)
-
-
-def files_below(root: Path, folder: str, ending: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
-    """Files below ``root/folder`` whose name ends in ``ending``, relative to ``root``, in natural order.
-
-    Returns:
-        Paths with forward slashes; nothing if the folder does not exist. Hidden files are left out.
-    """
-    found = []
-    for place, _, names in os.walk(root / folder, followlinks=True):
-        relative = Path(place).relative_to(root).as_posix()
-        found += [f"{relative}/{name}" for name in names if name.endswith(ending) and not name.startswith(".")]
-    return sorted(found, key=natural_key)
-
-
-def still(name: str, image: str, labels: Sequence[str] = ()) -> Video:
-    """A video of one still image."""
-    return Video(name, (Frame(name, image, tuple(labels)),))

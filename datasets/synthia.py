@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Video, files_below
 from vidapt.datasets.instance_codes import thing_instances
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
-from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredDataset
 from vidapt.io.images import read_deep_colours
 from vidapt.labels import find_space
 

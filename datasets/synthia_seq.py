@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from vidapt.datasets.frame_index import Frame, Video, files_below
 from vidapt.datasets.instance_codes import thing_instances
 from vidapt.datasets.listing import misnamed, missing_pictures
-from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.datasets.synthia import HOME, LICENCE
 from vidapt.errors import InputError
 from vidapt.io.images import read_deep_colours

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 
 from vidapt.clip import IGNORE
+from vidapt.datasets.frame_index import Frame, Video, files_below
 from vidapt.datasets.instance_codes import tagged_instances
 from vidapt.datasets.listing import misnamed, missing_pictures
-from vidapt.datasets.stored import DatasetCard, Frame, StoredArguments, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids, read_label
 

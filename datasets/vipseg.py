@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidapt.clip import IGNORE
+from vidapt.datasets.frame_index import Frame, Problem, Video, files_below
 from vidapt.datasets.listing import misnamed, missing_pictures, usual_step
-from vidapt.datasets.stored import DatasetCard, Frame, Problem, StoredDataset, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_label
 

@@ -14,8 +14,9 @@ from PIL import Image
 from tests.datasets.miniature.truth import TrueFrame, Truth
 from vidapt.clip import IGNORE
 from vidapt.datasets.clip_dataset import Sample
+from vidapt.datasets.frame_index import Frame
 from vidapt.datasets.integrity import quick_problems
-from vidapt.datasets.stored import Frame, StoredDataset
+from vidapt.datasets.stored import StoredDataset
 from vidapt.errors import InputError
 
 JPEG_ERROR = 6.0

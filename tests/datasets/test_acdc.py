@@ -19,8 +19,8 @@ from tests.datasets.reading import (
     check_reading,
 )
 from vidapt.datasets.acdc import CONDITIONS, Acdc
+from vidapt.datasets.frame_index import Problem
 from vidapt.datasets.listing import label_file
-from vidapt.datasets.stored import Problem
 from vidapt.errors import InputError
 from vidapt.labels import find_space
 

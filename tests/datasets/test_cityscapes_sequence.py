@@ -9,7 +9,8 @@ from tests.datasets.miniature.truth import Truth
 from tests.datasets.reading import check_damaged_files, check_index, check_label_of_another_size, check_reading
 from tests.video_files import SHARED
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence, by_sequence, find_snippets
-from vidapt.datasets.stored import Frame, ReadOptions
+from vidapt.datasets.frame_index import Frame
+from vidapt.datasets.stored import ReadOptions
 from vidapt.errors import InputError
 
 REAL = SHARED / "cityscapes"

@@ -15,6 +15,7 @@ from tests.datasets.miniature import cityscapes, cityscapes_sequence, synthia
 from vidapt.datasets import integrity
 from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
+from vidapt.datasets.frame_index import Problem
 from vidapt.datasets.integrity import (
     check_ends,
     describe_skipped,
@@ -23,7 +24,7 @@ from vidapt.datasets.integrity import (
     quick_problems,
     refuse_or_skip,
 )
-from vidapt.datasets.stored import Problem, ReadOptions
+from vidapt.datasets.stored import ReadOptions
 from vidapt.datasets.synthia import Synthia
 from vidapt.errors import ConfigError, InputError
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.datasets.miniature.coco_panoptic import build
+from vidapt.datasets.frame_index import Problem
 from vidapt.datasets.panoptic_json import (
     Category,
     PanopticIndex,
@@ -25,7 +26,6 @@ from vidapt.datasets.panoptic_json import (
     read_index,
     write_panoptic,
 )
-from vidapt.datasets.stored import Problem
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import encode_ids
 

@@ -14,7 +14,8 @@ from tests.datasets.miniature import cityscapes, synthia_seq
 from tests.datasets.miniature.truth import Truth
 from tests.datasets.toy import Toy, all_clips, write_video
 from vidapt.datasets.cityscapes import Cityscapes
-from vidapt.datasets.stored import Frame, ReadOptions, Video, files_below, stamp, still
+from vidapt.datasets.frame_index import Frame, Video, files_below, stamp, still
+from vidapt.datasets.stored import ReadOptions
 from vidapt.datasets.synthia_seq import SynthiaSeq
 from vidapt.errors import ConfigError, InputError
 

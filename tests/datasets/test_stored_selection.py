@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.datasets.miniature import cityscapes_sequence
 from tests.datasets.toy import Toy, all_clips, write_video
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
-from vidapt.datasets.stored import Frame, ReadOptions, Video, select_frames
+from vidapt.datasets.frame_index import Frame, Video, select_frames
+from vidapt.datasets.stored import ReadOptions
 from vidapt.errors import InputError
 
 

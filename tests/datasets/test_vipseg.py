@@ -13,8 +13,9 @@ from tests.datasets.reading import (
     check_misnamed,
     check_reading,
 )
+from vidapt.datasets.frame_index import Problem
 from vidapt.datasets.listing import usual_step
-from vidapt.datasets.stored import Problem, ReadOptions
+from vidapt.datasets.stored import ReadOptions
 from vidapt.datasets.vipseg import VipSeg, split_codes
 from vidapt.errors import InputError
 from vidapt.labels import find_space

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vidapt.datasets.stored import DatasetCard, Frame, StoredDataset, Video, files_below
+from vidapt.datasets.frame_index import Frame, Video, files_below
+from vidapt.datasets.stored import DatasetCard, StoredDataset
 from vidapt.io.images import read_label
 
 ROAD, CAR = 7, 26

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from vidapt.datasets.stored import Problem
+from vidapt.datasets.frame_index import Problem
 from vidapt.errors import UserError
 from vidapt.jobs.files import write_text
 

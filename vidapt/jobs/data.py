@@ -15,7 +15,8 @@ import torch
 
 from vidapt.clip import IGNORE, Clip
 from vidapt.config import CamVidData, Data, LabelledFolderData, Recipe, StoredData, StreetWorldData, VideosData
-from vidapt.datasets.stored import Problem, ReadOptions, StoredDataset
+from vidapt.datasets.frame_index import Problem
+from vidapt.datasets.stored import ReadOptions, StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged, Unlabelled
 from vidapt.engine.distributed import on_main, rank
 from vidapt.errors import ConfigError, InputError

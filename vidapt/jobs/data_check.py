@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vidapt.config import StoredData
+from vidapt.datasets.frame_index import Problem
 from vidapt.datasets.integrity import examine
-from vidapt.datasets.stored import Problem, StoredDataset
+from vidapt.datasets.stored import StoredDataset
 from vidapt.errors import InputError
 from vidapt.jobs.data_open import open_named
 from vidapt.jobs.files import write_json

@@ -13,9 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from vidapt.config import StoredData
+from vidapt.datasets.frame_index import Frame, Problem
 from vidapt.datasets.integrity import problem_of
 from vidapt.datasets.statistics import labelled_frames, statistics_key
-from vidapt.datasets.stored import Frame, Problem, StoredDataset
+from vidapt.datasets.stored import StoredDataset
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import categories, encode_ids
 from vidapt.io.coco_labels import panoptic_labels

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vidapt.config import StoredData
+from vidapt.datasets.frame_index import Frame
 from vidapt.datasets.statistics import (
     FrameStatistics,
     labelled_frames,
@@ -19,7 +20,7 @@ from vidapt.datasets.statistics import (
     save_statistics,
     statistics_key,
 )
-from vidapt.datasets.stored import Frame, StoredDataset
+from vidapt.datasets.stored import StoredDataset
 from vidapt.errors import InputError
 from vidapt.jobs.data import build_stored
 from vidapt.jobs.files import write_json

@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.datasets.miniature import acdc, cityscapes, cityscapes_sequence, cityscapes_vps, gta5, synthia
 from tests.datasets.miniature.truth import Truth
 from vidapt.datasets.cityscapes import Cityscapes
-from vidapt.datasets.stored import Problem
+from vidapt.datasets.frame_index import Problem
 from vidapt.errors import ConfigError, InputError, Interrupted, StorageError
 from vidapt.jobs import data_check
 from vidapt.jobs.data_check import LISTED, Checked, check, run_check, show

@@ -22,7 +22,7 @@ from tests.datasets.miniature.truth import Truth
 from tests.video_files import SHARED
 from vidapt.datasets.cityscapes import Cityscapes
 from vidapt.datasets.coco_panoptic import CocoPanoptic
-from vidapt.datasets.stored import Problem
+from vidapt.datasets.frame_index import Problem
 from vidapt.errors import ConfigError, InputError, StorageError, UserError
 from vidapt.io.coco import decode_ids
 from vidapt.jobs import data_convert

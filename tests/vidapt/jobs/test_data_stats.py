@@ -10,7 +10,7 @@ from PIL import Image
 from tests.datasets.miniature import cityscapes, cityscapes_sequence
 from tests.datasets.miniature.truth import Truth
 from vidapt.datasets.cityscapes import Cityscapes
-from vidapt.datasets.stored import Problem
+from vidapt.datasets.frame_index import Problem
 from vidapt.errors import ConfigError, InputError, Interrupted
 from vidapt.jobs import data_stats
 from vidapt.jobs.data import build_stored
