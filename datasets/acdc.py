@@ -14,7 +14,8 @@ import numpy as np
 
 from vidapt.datasets.frame_index import Frame, Problem, Video, files_below, stamp, still
 from vidapt.datasets.listing import check_choice, label_file, missing_pictures
-from vidapt.datasets.panoptic_json import PanopticIndex, decode, frame_name, read_ids, read_index
+from vidapt.datasets.panoptic_json import PanopticIndex, frame_name, read_index
+from vidapt.datasets.panoptic_pictures import decode, read_segment_ids
 from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_label
@@ -179,7 +180,7 @@ class Acdc(StoredDataset):
         if self.panoptic is None:
             semantic = read_label(path)
             return semantic, np.zeros(semantic.shape, np.int32)
-        classes, instance = decode(read_ids(path), self._segments[frame.name], self._classes, path)
+        classes, instance = decode(read_segment_ids(path), self._segments[frame.name], self._classes, path)
         return classes, np.where(find_space(self.own_space()).is_thing[classes], instance, 0)
 
 

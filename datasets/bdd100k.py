@@ -16,7 +16,7 @@ import numpy as np
 from vidapt.clip import IGNORE
 from vidapt.datasets.frame_index import Frame, Video, files_below, still
 from vidapt.datasets.listing import misnamed, missing_pictures, used_labels
-from vidapt.datasets.panoptic_json import read_colours
+from vidapt.datasets.panoptic_pictures import read_colours
 from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids

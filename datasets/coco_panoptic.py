@@ -13,7 +13,8 @@ import numpy as np
 from vidapt.clip import IGNORE
 from vidapt.datasets.frame_index import Frame, Video, stamp
 from vidapt.datasets.listing import usual_step
-from vidapt.datasets.panoptic_json import Category, Id, ImageEntry, PanopticIndex, decode, read_ids, read_index
+from vidapt.datasets.panoptic_json import Category, Id, ImageEntry, PanopticIndex, read_index
+from vidapt.datasets.panoptic_pictures import decode, read_segment_ids
 from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import ConfigError, InputError
 from vidapt.labels import LabelSpace
@@ -116,7 +117,7 @@ class CocoPanoptic(StoredDataset):
     def read_labels(self, frame: Frame) -> tuple[NDArray[np.integer[Any]], NDArray[np.int32]]:
         """Decode a picture of segment ids."""
         path = self.root / frame.labels[0]
-        return decode(read_ids(path), self._segments[frame.name], _AS_LISTED, path)
+        return decode(read_segment_ids(path), self._segments[frame.name], _AS_LISTED, path)
 
     def own_label_space(self) -> LabelSpace:
         """The categories of the JSON."""

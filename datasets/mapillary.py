@@ -15,7 +15,8 @@ import numpy as np
 from vidapt.clip import IGNORE
 from vidapt.datasets.frame_index import Frame, Problem, Video, files_below, stamp, still
 from vidapt.datasets.listing import missing_picture_count
-from vidapt.datasets.panoptic_json import Category, decode, read_ids, read_index
+from vidapt.datasets.panoptic_json import Category, read_index
+from vidapt.datasets.panoptic_pictures import decode, read_segment_ids
 from vidapt.datasets.stored import DatasetCard, StoredArguments, StoredDataset
 from vidapt.errors import InputError
 from vidapt.io.images import read_ids as read_grey
@@ -119,7 +120,7 @@ class Mapillary(StoredDataset):
         """Decode a picture of segment ids or an ``instances`` picture."""
         path = self.root / frame.labels[0]
         if self._json:
-            return decode(read_ids(path), self._segments[frame.name], self._table, path)
+            return decode(read_segment_ids(path), self._segments[frame.name], self._table, path)
         return split_codes(read_grey(path))
 
     def describe(self) -> tuple[object, ...]:

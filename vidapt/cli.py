@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -239,7 +239,10 @@ def evaluate(
         raise UserError("--weights and --device are for --checkpoint; predictions need no network")
     recipe = _load(config, overrides, None)
     from vidapt.jobs.evaluate import evaluate as run
+    from vidapt.jobs.scored_videos import is_generated
+    from vidapt.jobs.table import print_scores
 
+    title, generated = f"{recipe.name}: {checkpoint or predictions}", is_generated(recipe.evaluation)
     run(
         recipe,
         checkpoint=checkpoint,
@@ -250,32 +253,8 @@ def evaluate(
         worst=worst,
         jobs=jobs,
         device=device,
-        show=lambda scores: _show_scores(recipe, scores.to_dict(), f"{recipe.name}: {checkpoint or predictions}"),
+        show=lambda scores: print_scores(scores.to_dict(), title, recipe.scoring.protocol, generated),
     )
-
-
-def _show_scores(recipe: Recipe, scores: dict[str, Any], title: str) -> None:
-    from rich.console import Console
-
-    from vidapt.jobs.scored_videos import is_generated
-    from vidapt.jobs.table import (
-        TEST_BED,
-        averaged_lines,
-        class_tables,
-        numbers_table,
-        protocol_line,
-        undefined_lines,
-    )
-
-    console = Console()
-    for table in class_tables(scores, title=f"{title}, in percent, - where undefined", console=console):
-        console.print(table)
-    console.print(numbers_table(scores))
-    counts = f"{scores['videos']} videos or pictures, {scores['labelled_frames']} labelled frames"
-    protocol = f"{recipe.scoring.protocol}: " if recipe.scoring.protocol else ""
-    lines = [f"{counts}; {protocol}{protocol_line(scores)}", *averaged_lines(scores), *undefined_lines(scores)]
-    for line in (*lines, *([TEST_BED] if is_generated(recipe.evaluation) else [])):
-        console.print(line, highlight=False, markup=False)
 
 
 @app.command()

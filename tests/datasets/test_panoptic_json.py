@@ -15,17 +15,13 @@ from vidapt.datasets.frame_index import Problem
 from vidapt.datasets.panoptic_json import (
     Category,
     PanopticIndex,
-    decode,
-    find_segments,
     frame_name,
     index_document,
     leaves_folder,
-    read_colours,
     read_document,
-    read_ids,
     read_index,
-    write_panoptic,
 )
+from vidapt.datasets.panoptic_pictures import decode, find_segments, read_colours, read_segment_ids, write_panoptic
 from vidapt.errors import InputError, StorageError
 from vidapt.io.coco import encode_ids
 
@@ -378,7 +374,7 @@ def test_ids_are_read_from_colours_with_and_without_alpha(tmp_path: Path) -> Non
     Image.fromarray(colours).save(tmp_path / "rgb.png")
     Image.fromarray(np.dstack([colours, np.full((2, 4), 77, np.uint8)]), "RGBA").save(tmp_path / "rgba.png")
     for name in ("rgb.png", "rgba.png"):
-        found = read_ids(tmp_path / name)
+        found = read_segment_ids(tmp_path / name)
         assert found.dtype == np.int32
         assert np.array_equal(found, ids)
     assert np.array_equal(read_colours(tmp_path / "rgb.png"), colours)
@@ -388,23 +384,23 @@ def test_ids_are_read_from_colours_with_and_without_alpha(tmp_path: Path) -> Non
 def test_pictures_that_hold_no_ids_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     with pytest.raises(InputError, match=r"x\.png cannot be read as a label picture: No such file"):
-        read_ids(path)
+        read_segment_ids(path)
     for content in (b"", b"text"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"x\.png cannot be read as a label picture: it is damaged or no known"):
-            read_ids(path)
+            read_segment_ids(path)
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(path)
     with pytest.raises(InputError, match=r"x\.png has one channel per pixel; its labels are stored in colours"):
-        read_ids(path)
+        read_segment_ids(path)
     assert cv2.imwrite(str(path), np.zeros((3, 4, 3), np.uint16))
     with pytest.raises(InputError, match=r"x\.png has 16 bits per channel; its labels are colours of 8 bits"):
-        read_ids(path)
+        read_segment_ids(path)
 
 
 def rewritten(json_file: Path, folder: Path, out: Path) -> None:
     """Read a data set, write it to ``out/p.json`` and ``out/p``, and compare content and pixels."""
     data = read_document(json_file)
-    write_panoptic(data, lambda name: read_ids(folder / name), out / "p.json", out / "p")
+    write_panoptic(data, lambda name: read_segment_ids(folder / name), out / "p.json", out / "p")
     assert json.loads((out / "p.json").read_text("utf-8")) == json.loads(json_file.read_text("utf-8"))
     names = [record["file_name"] for record in data["annotations"]]
     assert sorted(path.relative_to(out / "p").as_posix() for path in (out / "p").rglob("*.png")) == sorted(names)
@@ -443,7 +439,7 @@ def test_what_would_not_be_read_is_not_written(tmp_path: Path) -> None:
         write_panoptic(data, (pictures | {"a/one.png": ids * (ids != 300)}).__getitem__, path, folder)
     assert not path.exists()
     write_panoptic(data, pictures.__getitem__, path, folder)
-    assert np.array_equal(read_ids(folder / "a/one.png"), ids)
+    assert np.array_equal(read_segment_ids(folder / "a/one.png"), ids)
     assert read_document(path) == data
 
 

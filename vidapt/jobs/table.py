@@ -289,3 +289,23 @@ def class_rows_csv(scores: ScoreData) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def print_scores(scores: ScoreData, title: str, protocol: str = "", generated: bool = False) -> None:
+    """Print what ``vidapt evaluate`` shows: the class tables, all further numbers, and what was averaged, in words.
+
+    Args:
+        scores: Scores of one evaluation.
+        title: What was scored.
+        protocol: Name of the protocol.
+        generated: True for generated footage, which is then said.
+    """
+    console = Console()
+    for table in class_tables(scores, title=f"{title}, in percent, - where undefined", console=console):
+        console.print(table)
+    console.print(numbers_table(scores))
+    counts = f"{scores['videos']} videos or pictures, {scores['labelled_frames']} labelled frames"
+    name = f"{protocol}: " if protocol else ""
+    lines = [f"{counts}; {name}{protocol_line(scores)}", *averaged_lines(scores), *undefined_lines(scores)]
+    for line in (*lines, *([TEST_BED] if generated else [])):
+        console.print(line, highlight=False, markup=False)

@@ -23,6 +23,8 @@ from tests.vidapt.jobs.prediction_files import (
 )
 from vidapt.clip import PanopticFrame, Segment
 from vidapt.config import Recipe
+from vidapt.datasets.cityscapes import Cityscapes
+from vidapt.datasets.mapillary import Mapillary
 from vidapt.errors import InputError
 from vidapt.evaluation.scores import Scores
 from vidapt.io.writer import SegmentationWriter
@@ -226,6 +228,17 @@ def test_without_categories_ids_are_those_of_the_truth(
     """Label ids; the result format of COCO has no categories."""
     assert plain(recipe, write_pictures(tmp_path / "val.json", pictures, None)) == expected
     assert plain(recipe, write_pictures(tmp_path / "val.json", pictures, [])) == expected
+
+
+def test_ids_count_from_where_the_data_set_counts(
+    recipe: Recipe, pictures: list[Picture], expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The JSON files of Mapillary Vistas give the first class the id 1."""
+    assert (Cityscapes.first_category, Mapillary.first_category) == (0, 1)
+    shifted = [picture.with_classes(lambda c: c + 1) for picture in pictures]
+    file = write_pictures(tmp_path / "val.json", shifted, None)
+    monkeypatch.setattr(Cityscapes, "first_category", 1)
+    assert plain(recipe, file) == expected
 
 
 def test_categories_are_matched_by_name(
