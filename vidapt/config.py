@@ -20,124 +20,17 @@ from vidapt.config_data import LabelledFolderData as LabelledFolderData
 from vidapt.config_data import StoredData as StoredData
 from vidapt.config_data import StreetWorldData as StreetWorldData
 from vidapt.config_data import VideosData as VideosData
+from vidapt.config_method import AugmentConfig as AugmentConfig
+from vidapt.config_method import ClassMixConfig as ClassMixConfig
+from vidapt.config_method import MethodConfig as MethodConfig
+from vidapt.config_model import CenterOffsetConfig as CenterOffsetConfig
+from vidapt.config_model import EncoderConfig as EncoderConfig
+from vidapt.config_model import ModelConfig as ModelConfig
+from vidapt.config_model import ProjectionConfig as ProjectionConfig
+from vidapt.config_model import SemanticConfig as SemanticConfig
 
 Metric = Literal["ap_coco", "ap_cityscapes", "instance_weighted", "boundary", "constancy"]
 """Metrics that cost extra: instance AP by either definition, iIoU, boundary PQ, video constancy VC8 and VC16."""
-
-
-class EncoderConfig(Section):
-    """A timm model used as a feature pyramid, or a Mix Transformer by its name (``mit_b0`` .. ``mit_b5``)."""
-
-    name: str = "mit_b0"
-    pretrained: bool | Path = Field(False, description="true downloads through timm; a path loads a local file.")
-    drop_path: Fraction = 0.0
-    options: dict[str, int | float | bool | str | list[int]] = Field(
-        default_factory=dict, description="Further keyword arguments of the timm model."
-    )
-
-
-class SemanticConfig(Section):
-    """DAFormer semantic head."""
-
-    channels: Positive = 256
-    dilations: tuple[Positive, ...] = (1, 6, 12, 18)
-    dropout: Fraction = 0.1
-    norm: Literal["batch", "group"] = "batch"
-
-
-class InstanceConfig(Section):
-    """Centre/offset instance head (Panoptic-DeepLab) on its own light decoder."""
-
-    kind: Literal["center_offset"] = "center_offset"
-    channels: Positive = 128
-    norm: Literal["batch", "group"] = "batch"
-    sigma: float = Field(
-        8.0, gt=0, description="Gaussian radius of a centre in pixels at 1024 rows; scales with height."
-    )
-    minimum_sigma: float = Field(2.0, gt=0, description="Lower limit of the scaled radius, in pixels.")
-    center_weight: NotNegative = 200.0
-    offset_weight: NotNegative = 0.01
-    threshold: Fraction = Field(0.1, description="Smallest centre score that becomes an instance.")
-    kernel: Positive = Field(7, description="Side of the maximum filter over centres, in output cells (odd).")
-    top_k: Positive = 200
-
-
-class ProjectionConfig(Section):
-    """Two-layer projection head for contrast and for the tracker's embeddings."""
-
-    dim: Positive = 32
-    hidden: Positive = 128
-
-
-class ModelConfig(Section):
-    """The panoptic network."""
-
-    encoder: EncoderConfig = EncoderConfig()
-    semantic: SemanticConfig = SemanticConfig()
-    instance: InstanceConfig = InstanceConfig()
-    projection: ProjectionConfig = ProjectionConfig()
-
-
-class AugmentConfig(Section):
-    """Strong augmentation of mixed clips, one draw for all frames of a clip (DAFormer 1.1)."""
-
-    jitter: Fraction = Field(0.2, description="Brightness, contrast, saturation and hue strength.")
-    jitter_probability: Fraction = 0.8
-    blur_probability: Fraction = 0.5
-
-
-class ClassMixConfig(Section):
-    """ClassMix over a clip: half of the source classes are pasted on all frames."""
-
-    weight: NotNegative = Field(1.0, description="Weight of the semantic loss on mixed clips; 0 switches the part off.")
-    instance_weight: NotNegative = Field(1.0, description="Weight of the instance losses on mixed clips.")
-
-
-class InstanceMixConfig(Section):
-    """IMix over a clip: tracked, confident target instances are pasted into source clips with one id."""
-
-    weight: NotNegative = Field(1.0, description="Weight of the instance losses on pasted clips; 0 switches it off.")
-    semantic_weight: NotNegative = Field(0.0, description="Weight of the semantic loss on pasted clips.")
-    score: Fraction = Field(0.5, description="Every frame's instance score must reach this.")
-    agreement: Fraction = Field(0.8, description="Share of the track's class votes that must agree.")
-
-
-class PixelContrastConfig(Section):
-    """Supervised pixel contrast on source clips (PiPa, ``per_positive`` form)."""
-
-    weight: NotNegative = 0.1
-    temperature: float = Field(0.1, gt=0)
-    per_class: Positive = 100
-    total: Positive = 1024
-    min_pixels: Positive = 20
-    start_step: int = Field(0, ge=0)
-
-
-class TemporalContrastConfig(Section):
-    """Contrast between the same place in neighbouring target frames (PiPa++), gated by teacher agreement."""
-
-    weight: NotNegative = 0.1
-    temperature: float = Field(0.1, gt=0)
-    total: Positive = Field(512, description="Places drawn per frame pair.")
-    warp: bool = Field(True, description="Follow DIS optical flow; false compares the same coordinates.")
-    start_step: int = Field(0, ge=0)
-
-
-class MethodConfig(Section):
-    """Self-training on unlabelled target clips: the parts it uses, with their weights."""
-
-    alpha: Fraction = Field(0.999, description="EMA of the teacher, ramped as min(1 - 1/(t+1), alpha).")
-    target_statistics: bool = Field(
-        False,
-        description="true: the teacher's batch normalisation keeps target statistics (AdaBN; DAFormer's decoder too); "
-        "false: they are averaged from the student's.",
-    )
-    threshold: Fraction = Field(0.968, description="Teacher confidence that counts towards the pseudo-label weight.")
-    augment: AugmentConfig = AugmentConfig()
-    class_mix: ClassMixConfig = ClassMixConfig()
-    instance_mix: InstanceMixConfig = InstanceMixConfig()
-    pixel_contrast: PixelContrastConfig = PixelContrastConfig()
-    temporal_contrast: TemporalContrastConfig = TemporalContrastConfig()
 
 
 class SourceAugmentConfig(AugmentConfig):
@@ -273,6 +166,9 @@ class Recipe(Section):
         None,
         description="Labelled target footage: an upper bound is trained on it from the same start, for comparison.",
     )
+    train_on: Literal["source", "upper_bound"] = Field(
+        "source", description="upper_bound: supervised training on the target's labels, as an oracle."
+    )
     model: ModelConfig = ModelConfig()
     method: MethodConfig | None = Field(None, description="null trains on source labels only.")
     warm_start: WarmStartConfig | None = None
@@ -304,4 +200,10 @@ class Recipe(Section):
     def _method_needs_target(self) -> Recipe:
         if self.method is not None and self.target is None:
             raise ValueError("method needs a target: set target, or method: null for training on source labels only")
+        return self
+
+    @model_validator(mode="after")
+    def _oracle_needs_labels(self) -> Recipe:
+        if self.train_on == "upper_bound" and (self.upper_bound is None or self.method is not None):
+            raise ValueError("train_on: upper_bound needs labelled footage in upper_bound, and method: null")
         return self

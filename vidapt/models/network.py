@@ -18,13 +18,17 @@ from vidapt.errors import CheckpointError, ConfigError
 from vidapt.labels import LabelSpace
 from vidapt.models.encoder import build_encoder
 from vidapt.models.grid import Size, enlarge
-from vidapt.models.instance.center_offset import CenterOffsetHead
-from vidapt.models.projection import ProjectionHead, pool_masks
+from vidapt.models.instance.build import build_instance_head
+from vidapt.models.losses import semantic_loss
+from vidapt.models.projection import ProjectionHead, TextProjection, pool_masks
 from vidapt.models.semantic import SemanticHead
 from vidapt.models.weights import load_strictly, read_weights, write_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+OPTIONAL_PARTS = ("pixel_projection.", "text.", "attention.")
+"""Modules that a method may add to a trained network; weights of a network without them fit, and the other way round."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,11 @@ class PanopticNetwork(nn.Module):
         self.encoder = build_encoder(config.encoder)
         channels = self.encoder.channels
         self.semantic = SemanticHead(config.semantic, channels, len(space))
-        self.instance = CenterOffsetHead(config.instance, channels, space)
+        self.instance = build_instance_head(config.instance, channels, space)
         self.projection = ProjectionHead(config.projection, self.semantic.channels)
+        pixels, text = config.pixel_projection, config.text
+        self.pixel_projection = None if pixels is None else ProjectionHead(pixels, self.semantic.channels)
+        self.text = None if text is None else TextProjection(text, self.semantic.channels, channels[-1])
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -85,8 +92,38 @@ class PanopticNetwork(nn.Module):
         return NetworkOutput(features, fused, logits, (frames.shape[-2], frames.shape[-1]))
 
     def project(self, output: NetworkOutput) -> Tensor:
-        """Embedding (N,dim,h,w) of every stride-4 cell, not normalised."""
+        """Embedding (N,dim,h,w) of every stride-4 cell that tells instances apart, not normalised."""
         return self.projection(output.fused)
+
+    def project_pixels(self, output: NetworkOutput) -> Tensor:
+        """Embedding (N,dim,h,w) of every stride-4 cell that tells classes apart, not normalised.
+
+        Raises:
+            ValueError: If the network has no such projection.
+        """
+        if self.pixel_projection is None:
+            raise ValueError("the network has no pixel projection: set model.pixel_projection")
+        return self.pixel_projection(output.fused)
+
+    def project_text(self, output: NetworkOutput) -> Tensor:
+        """Features (N,dim,h,w) in the space of text embeddings, not normalised; see ``model.text``.
+
+        Raises:
+            ValueError: If the network has no such projection.
+        """
+        if self.text is None:
+            raise ValueError("the network has no text projection: set model.text")
+        return self.text(output.fused, output.features[-1])
+
+    def semantic_loss(
+        self,
+        output: NetworkOutput,
+        semantic: Tensor,
+        weight: Tensor | None = None,
+        class_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of the semantic head on uint8 (N,H,W) labels; see ``models.losses.semantic_loss``."""
+        return semantic_loss(output.logits, semantic, weight, class_weight)
 
     def instance_loss(
         self,
@@ -166,6 +203,8 @@ def load_network(path: Path | str) -> tuple[PanopticNetwork, LabelSpace, dict[st
 def load_weights(network: PanopticNetwork, path: Path | str) -> dict[str, str]:
     """Load a weights file into a network of the same architecture and return the file's header.
 
+    What only one of the two has may differ in ``OPTIONAL_PARTS``: the network's own keep their values.
+
     Raises:
         CheckpointError: If the file cannot be read, or the architecture or the classes differ.
     """
@@ -176,7 +215,7 @@ def load_weights(network: PanopticNetwork, path: Path | str) -> dict[str, str]:
             f"checkpoint {path} predicts {len(space)} classes ({space.name}), the recipe "
             f"{len(network.space)} ({network.space.name}); set labels to the checkpoint's"
         )
-    load_strictly(network, state, str(path))
+    load_strictly(network, state, str(path), optional=OPTIONAL_PARTS)
     return header
 
 

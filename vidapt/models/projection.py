@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidapt.config import ProjectionConfig
+from vidapt.config_model import ProjectionConfig, TextProjectionConfig
+from vidapt.errors import ConfigError
 from vidapt.models.grid import cell_factor
 
 _MASKS_AT_ONCE = 16
@@ -24,6 +25,35 @@ class ProjectionHead(nn.Sequential):
         super().__init__(
             nn.Conv2d(channels, config.hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(config.hidden, config.dim, 1)
         )
+
+
+class TextProjection(nn.Module):
+    """Brings a feature map into the space of text embeddings: a 1×1 convolution, or nothing where it is there already.
+
+    Args:
+        config: Width of the embeddings, and which map.
+        decoder_channels: Channels of the semantic head's fused map.
+        encoder_channels: Channels of the last encoder map.
+
+    Raises:
+        ConfigError: If the map is to be used as it is and has another width.
+    """
+
+    def __init__(self, config: TextProjectionConfig, decoder_channels: int, encoder_channels: int) -> None:
+        super().__init__()
+        self.at = config.at
+        channels = decoder_channels if config.at == "decoder" else encoder_channels
+        if not config.project and channels != config.dim:
+            raise ConfigError(
+                f"text embeddings have {config.dim} values and the {config.at} map {channels} channels; set "
+                "method.text_alignment.project to true, or model.semantic.channels to the width of the embeddings"
+            )
+        self.convolution = nn.Conv2d(channels, config.dim, 1) if config.project else nn.Identity()
+
+    def forward(self, fused: Tensor, last: Tensor) -> Tensor:
+        """Project the fused map (N,C,h,w) or the last encoder map (N,C',h',w') to (N,dim,...)."""
+        projected: Tensor = self.convolution(fused if self.at == "decoder" else last)
+        return projected
 
 
 def pool_masks(embedding: Tensor, masks: Tensor) -> Tensor:

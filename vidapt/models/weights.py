@@ -51,16 +51,25 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, *, optional: tuple[str, ...] = ()
+) -> None:
     """Load a state dict that must name every tensor of ``module``, each of its shape, and nothing else.
+
+    Args:
+        module: What is loaded into.
+        state: Tensors by name.
+        source: Where they come from, for the error.
+        optional: Beginnings of names that either side may have alone; ``module`` keeps what ``state`` lacks.
 
     Raises:
         CheckpointError: Otherwise, with the first names that differ; ``module`` is unchanged.
     """
     expected = module.state_dict()
+    alone = {name for name in expected.keys() ^ state.keys() if name.startswith(optional)} if optional else set()
     problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - state.keys() - alone),
+        "unexpected": sorted(state.keys() - expected.keys() - alone),
         "of another shape": [
             f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
             for name, value in expected.items()
@@ -72,4 +81,4 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
             f"{len(names)} {kind}: {', '.join(names[:_NAMES_SHOWN])}" for kind, names in problems.items() if names
         )
         raise CheckpointError(f"weights {source} belong to another architecture ({text})")
-    module.load_state_dict(dict(state))
+    module.load_state_dict(expected | {name: value for name, value in state.items() if name in expected})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidapt.clip import PanopticTarget
-from vidapt.config import InstanceConfig
+from vidapt.config import CenterOffsetConfig
 from vidapt.errors import ConfigError
 from vidapt.labels import CITYSCAPES, LabelClass, LabelSpace
 from vidapt.models.grid import enlarge
@@ -155,7 +155,7 @@ def test_target_of_a_clip_is_built_in_ten_milliseconds():
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    return CenterOffsetHead(InstanceConfig(channels=8, norm="group"), CHANNELS, CITYSCAPES)
+    return CenterOffsetHead(CenterOffsetConfig(channels=8, norm="group"), CHANNELS, CITYSCAPES)
 
 
 def pyramid(count=1, height=8, width=16):
@@ -284,7 +284,7 @@ def test_frames_without_instances_give_finite_losses_and_gradients(head, kind):
 
 def test_a_space_without_things_has_no_instances():
     space = LabelSpace("stuff", (LabelClass("road", False, (0, 0, 0)), LabelClass("sky", False, (1, 1, 1))))
-    head = CenterOffsetHead(InstanceConfig(channels=8, threshold=0.0), CHANNELS, space).eval()
+    head = CenterOffsetHead(CenterOffsetConfig(channels=8, threshold=0.0), CHANNELS, space).eval()
     assert losses_of(head, target())["offset"] == 0
     (found,) = head.predict(pyramid(), torch.rand(1, 2, 32, 64))
     assert (len(found), found.masks.shape) == (0, (0, 32, 64))
@@ -292,7 +292,7 @@ def test_a_space_without_things_has_no_instances():
 
 def test_even_windows_are_refused():
     with pytest.raises(ConfigError, match="kernel must be odd, got 6"):
-        CenterOffsetHead(InstanceConfig(kernel=6), CHANNELS, CITYSCAPES)
+        CenterOffsetHead(CenterOffsetConfig(kernel=6), CHANNELS, CITYSCAPES)
 
 
 def scene(height=32, width=64):
@@ -392,7 +392,7 @@ def test_centers_without_pixels_are_dropped():
 def test_a_head_learns_one_scene():
     """Fifty steps on one frame are enough to find its three objects."""
     torch.manual_seed(0)
-    head = CenterOffsetHead(InstanceConfig(channels=16, norm="group"), CHANNELS, CITYSCAPES)
+    head = CenterOffsetHead(CenterOffsetConfig(channels=16, norm="group"), CHANNELS, CITYSCAPES)
     labels, probabilities, _, _ = scene()
     features, optimiser = pyramid(), torch.optim.AdamW(head.parameters(), 5e-3)
     for _ in range(60):

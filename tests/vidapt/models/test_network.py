@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import vidapt
 from vidapt.clip import PanopticTarget
-from vidapt.config import EncoderConfig, InstanceConfig, ModelConfig, ProjectionConfig, SemanticConfig
+from vidapt.config import EncoderConfig, CenterOffsetConfig, ModelConfig, ProjectionConfig, SemanticConfig
 from vidapt.errors import CheckpointError, StorageError
 from vidapt.labels import CAMVID, CITYSCAPES
 from vidapt.models import weights
@@ -23,7 +23,7 @@ from vidapt.models.network import (
 SMALL = ModelConfig(
     encoder=EncoderConfig(name="test_convnext"),
     semantic=SemanticConfig(channels=16, dilations=(1, 3), norm="group"),
-    instance=InstanceConfig(channels=8, norm="group", kernel=3, threshold=0.0, top_k=5),
+    instance=CenterOffsetConfig(channels=8, norm="group", kernel=3, threshold=0.0, top_k=5),
     projection=ProjectionConfig(dim=6, hidden=8),
 )
 CAR, ROAD = 13, 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vidapt.clip import Instances, PanopticTarget
-from vidapt.config import InstanceConfig
+from vidapt.config import CenterOffsetConfig
 from vidapt.errors import ConfigError
 from vidapt.labels import LabelSpace
 from vidapt.models.grid import STRIDE, cell_scale, conv_norm_relu, enlarge, separable_conv
@@ -37,7 +37,7 @@ class CenterOffsetHead(nn.Module):
 
     is_thing: Tensor
 
-    def __init__(self, config: InstanceConfig, channels: Sequence[int], space: LabelSpace) -> None:
+    def __init__(self, config: CenterOffsetConfig, channels: Sequence[int], space: LabelSpace) -> None:
         super().__init__()
         if config.kernel % 2 == 0:
             raise ConfigError(f"model.instance.kernel must be odd, got {config.kernel}; take {config.kernel + 1}")
