@@ -46,7 +46,7 @@ class TrainingConfig(Section):
     steps: Positive = 40000
     batch: Positive = Field(2, description="Clips per step and domain, over all processes and accumulated parts.")
     accumulate: Positive = Field(1, description="Parts into which a process splits its share of the batch.")
-    clip_length: Positive = 2
+    clip_length: Positive = Field(1, description="Frames per clip; 1 = single images.")
     interval: Positive = Field(1, description="Distance of a clip's frames in the video.")
     crop: Size = Field((512, 512), description="Height and width of the training crops in pixels.")
     scale: tuple[float, float] = Field((1.0, 1.0), description="Range of the random resize before cropping.")

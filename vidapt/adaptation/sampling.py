@@ -9,7 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Purpose = Literal["class_mix", "augment", "pixel_contrast", "temporal_contrast", "source_augment"]
+Purpose = Literal[
+    "class_mix",
+    "augment",
+    "pixel_contrast",
+    "temporal_contrast",
+    "source_augment",
+    "window",
+    "colour_transfer",
+    "memory",
+    "second_view",
+    "mask_augment",
+    "masking",
+    "patches",
+    "first_patch_augment",
+    "second_patch_augment",
+    "patch_contrast",
+    "pixel_sampling",
+]
 _STREAM: dict[str, int] = {purpose: number for number, purpose in enumerate(get_args(Purpose), 1)}
 
 

@@ -1,123 +1,79 @@
-"""Steps: what one training iteration computes. Supervised training, and self-training composed from the ideas here."""
+"""Self-training: the teacher, its pseudo-labels, and the graphs that the student is trained on, composed from a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from vidapt.adaptation.contrast import clip_flow, pixel_contrast, temporal_contrast
-from vidapt.adaptation.mixing import MixedClips, class_mix, instance_mix, labels_of
+from vidapt.adaptation.confidence import ClassThresholds
+from vidapt.adaptation.graphs import (
+    Round,
+    Tools,
+    masked_graph,
+    mixed_graph,
+    pasted_graph,
+    patch_graph,
+    source_graph,
+)
 from vidapt.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
-from vidapt.adaptation.sampling import clip_generators, clip_rngs
+from vidapt.adaptation.supervised import Loss, summed
 from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher, own_statistics, statistics_names
-from vidapt.clip import ClipBatch, PanopticTarget
-from vidapt.config import MethodConfig
-from vidapt.models.losses import semantic_loss
-from vidapt.models.network import NetworkOutput, PanopticNetwork
+from vidapt.clip import ClipBatch
+from vidapt.config_method import MethodConfig
 from vidapt.tracking.tracker import OnlineTracker
-from vidapt.transforms import StrongAugment
 
-Loss = tuple[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """How labelled clips are trained on, by both steps.
-
-    Attributes:
-        seed: Seed of the random choices.
-        class_weight: float (C,) weight of each class in the semantic losses, or None for 1.
-        augment: Photometric distortion of the labelled clips, or None.
-    """
-
-    seed: int = 0
-    class_weight: Tensor | None = None
-    augment: StrongAugment | None = None
-
-    def frames(self, batch: ClipBatch) -> Tensor:
-        """The batch's frames (B·T,3,H,W), distorted."""
-        frames = batch.frames
-        if self.augment is not None:
-            frames = self.augment(frames, clip_rngs(self.seed, "source_augment", batch.samples))
-        return frames.flatten(0, 1)
+GRAPHS = {
+    "source": source_graph,
+    "mixed": mixed_graph,
+    "pasted": pasted_graph,
+    "masked": masked_graph,
+    "patches": patch_graph,
+}
+"""What the student is trained on in each step, in this order; a graph that gives no losses is left out."""
 
 
-class SupervisedStep:
-    """Semantic and instance losses on labelled clips.
-
-    Args:
-        network: What is trained.
-        labelled: Class weights and augmentation.
-    """
-
-    def __init__(self, network: PanopticNetwork, labelled: Labelled | None = None) -> None:
-        self._network = network
-        self._labelled = labelled or Labelled()
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is optimised."""
-        return self._network
-
-    def weights(self) -> dict[str, nn.Module]:
-        """Modules that a checkpoint saves, by name."""
-        return {"student": self._network}
-
-    def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[Loss]:
-        """Yield the losses of the source clips; ``target`` is not used."""
-        output = self._network(self._labelled.frames(source))
-        labels, weight = labels_of(source).flatten(), self._labelled.class_weight
-        yield from _summed("source", _labelled_losses(self._network, output, labels, weight))
-
-    def after_update(self) -> None:
-        """Nothing follows an update."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """No state besides the weights."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
+def identical(value: Tensor) -> Tensor:
+    """What one process makes of a value that several would average or collect."""
+    return value.clone()
 
 
 class SelfTrainingStep:
-    """Mean-teacher adaptation on clips: ClassMix, IMix over tracked instances, pixel and temporal contrast.
+    """Mean-teacher adaptation on clips with the parts that a method lists.
 
     Args:
-        network: The student.
-        method: The parts and their weights.
-        labelled: Seed, class weights and the augmentation of source clips.
+        tools: The student, the method and what its parts work with.
+        steps: Steps of the run, for parts that begin later.
         new_tracker: Makes the tracker that verifies pseudo-instances over a clip.
         reduce: Averages a tensor over processes; the default is for one process.
+        gather: Joins the tensors of all processes along their first axis.
     """
 
     def __init__(
         self,
-        network: PanopticNetwork,
-        method: MethodConfig,
+        tools: Tools,
         *,
-        labelled: Labelled,
+        steps: int,
         new_tracker: Callable[[], OnlineTracker],
-        reduce: Callable[[Tensor], Tensor] = torch.clone,
+        reduce: Callable[[Tensor], Tensor] = identical,
+        gather: Callable[[Tensor], Tensor] = identical,
     ) -> None:
-        self._network = network
-        self._reduce = reduce
-        self._teacher = make_teacher(network)
-        self._method = method
-        self._labelled = labelled
-        self._seed = labelled.seed
+        self._tools, self._steps = tools, steps
         self._new_tracker = new_tracker
-        self._class_weight = labelled.class_weight
+        self._reduce, self._gather = reduce, gather
+        self._network, self._method = tools.network, tools.method
+        self._teacher = make_teacher(tools.network)
         self._updates = 0
-        augment = method.augment
-        self._augment = StrongAugment(augment.jitter, augment.jitter_probability, augment.blur_probability)
+        labels = self._method.pseudo_labels
+        device = tools.network.mean.device
+        self._limits = torch.full((len(tools.network.space),), labels.threshold, device=device)
+        self._thresholds: ClassThresholds | None = None
+        if labels.class_thresholds is not None:
+            classes = len(tools.network.space)
+            self._thresholds = ClassThresholds(classes, labels.class_thresholds, labels.threshold, device)
 
     @property
     def network(self) -> nn.Module:
@@ -128,29 +84,26 @@ class SelfTrainingStep:
         """Modules that a checkpoint saves, by name."""
         return {"student": self._network, "teacher": self._teacher}
 
+    def begin_step(self) -> None:
+        """Forget what a step that was skipped has gathered."""
+        if self._thresholds is not None:
+            self._thresholds.discard()
+        if self._tools.bank is not None:
+            self._tools.bank.discard()
+
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[Loss]:
-        """Yield source, mixed and pasted losses, one graph at a time; detached entries are only logged."""
+        """Yield one loss per graph; detached entries are only logged."""
         if target is None:
             raise ValueError("SelfTrainingStep.losses needs target clips")
-        yield from self._source(source)
-        with own_statistics(self._teacher) if self._method.target_statistics else nullcontext():
-            pseudo = pseudo_labels(
-                self._teacher,
-                target.frames,
-                threshold=self._method.threshold,
-                instances=self._method.instance_mix,
-                new_tracker=self._new_tracker,
-            )
-        yield "confidence", pseudo.confidence.mean()
-        yield "instances", pseudo.verified.sum(1).float().mean()
-        mix = self._method.class_mix
-        if max(mix.weight, mix.instance_weight, self._method.temporal_contrast.weight) > 0:
-            yield from self._mixed(source, target, pseudo)
-        if self._method.instance_mix.weight > 0:
-            yield from self._pasted(source, target, pseudo)
+        clips = Round(source, target, self._label(target), self._updates / self._steps)
+        yield "confidence", clips.pseudo.confident.mean()
+        if needs_instances(self._method):
+            yield "instances", clips.pseudo.verified.sum(1).float().mean()
+        for name, graph in GRAPHS.items():
+            yield from summed(name, graph(self._tools, clips))
 
     def after_update(self) -> None:
-        """Move the teacher towards the student; statistics of its own are averaged over the processes."""
+        """Move teacher, thresholds and memory on; statistics of the teacher's own are averaged over the processes."""
         own = self._method.target_statistics
         momentum = ema_momentum(self._updates, self._method.alpha)
         ema_update(self._teacher, self._network, momentum, statistics=not own)
@@ -159,90 +112,51 @@ class SelfTrainingStep:
             for name in sorted(statistics_names(self._teacher)):
                 if buffers[name].is_floating_point():
                     buffers[name].copy_(self._reduce(buffers[name]))
+        if self._thresholds is not None:
+            self._thresholds.commit(self._reduce)
+        if self._tools.bank is not None:
+            self._tools.bank.commit(self._gather)
         self._updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The counter of the teacher's ramp; the teacher's weights are among ``weights()``."""
-        return {"updates": self._updates}
+        """Counters, thresholds and memory; the teacher's weights are among ``weights()``."""
+        state: dict[str, Any] = {"updates": self._updates}
+        if self._thresholds is not None:
+            state["thresholds"] = self._thresholds.state_dict()
+        if self._tools.bank is not None:
+            state["bank"] = self._tools.bank.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self._updates = int(state["updates"])
+        if self._thresholds is not None:
+            self._thresholds.load_state_dict(state["thresholds"])
+        if self._tools.bank is not None:
+            self._tools.bank.load_state_dict(state["bank"])
 
-    def _source(self, source: ClipBatch) -> Iterator[Loss]:
-        output = self._network(self._labelled.frames(source))
-        target = labels_of(source).flatten()
-        parts = _labelled_losses(self._network, output, target, self._class_weight)
-        contrast = self._method.pixel_contrast
-        if contrast.weight > 0 and self._updates >= contrast.start_step:
-            shape = {"b": source.frames.shape[0]}
-            parts["pixel_contrast"] = contrast.weight * pixel_contrast(
-                rearrange(self._network.project(output), "(b t) d h w -> b t d h w", **shape),
-                rearrange(output.logits, "(b t) c h w -> b t c h w", **shape),
-                rearrange(target.semantic, "(b t) h w -> b t h w", **shape),
-                contrast,
-                clip_generators(self._seed, "pixel_contrast", source.samples, source.frames.device),
+    def _label(self, target: ClipBatch) -> PseudoLabels:
+        """The teacher's view of the target clips."""
+        limits = self._limits if self._thresholds is None else self._thresholds.thresholds()
+        with own_statistics(self._teacher) if self._method.target_statistics else nullcontext():
+            pseudo = pseudo_labels(
+                self._teacher,
+                target,
+                self._method,
+                thresholds=limits,
+                new_tracker=self._new_tracker if needs_instances(self._method) else None,
+                reduce=self._reduce,
             )
-        yield from _summed("source", parts)
-
-    def _mixed(self, source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> Iterator[Loss]:
-        rngs = clip_rngs(self._seed, "class_mix", target.samples)
-        noise = torch.from_numpy(np.stack([rng.random(len(self._network.space)) for rng in rngs]))
-        mixed = class_mix(source, target, pseudo, noise.to(target.frames.device, torch.float32))
-        frames = self._augment(mixed.frames, clip_rngs(self._seed, "augment", target.samples))
-        output = self._network(frames.flatten(0, 1))
-        config, weight = self._method.class_mix, mixed.weight.flatten(0, 1)
-        semantic = semantic_loss(output.logits, mixed.target.semantic.flatten(0, 1), weight, self._class_weight)
-        parts = {"semantic": config.weight * semantic}
-        parts |= self._instance_losses(output, mixed, config.instance_weight)
-        contrast = self._method.temporal_contrast
-        if contrast.weight > 0 and self._updates >= contrast.start_step:
-            parts["temporal_contrast"] = contrast.weight * temporal_contrast(
-                rearrange(self._network.project(output), "(b t) d h w -> b t d h w", b=target.frames.shape[0]),
-                pseudo.semantic,
-                _unchanged(mixed, target),
-                clip_flow(target.frames) if contrast.warp else None,
-                contrast,
-                clip_generators(self._seed, "temporal_contrast", target.samples, target.frames.device),
-            )
-        yield from _summed("mixed", parts)
-
-    def _pasted(self, source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> Iterator[Loss]:
-        config = self._method.instance_mix
-        mixed = instance_mix(source, target, pseudo)
-        output = self._network(mixed.frames.flatten(0, 1))
-        parts = self._instance_losses(output, mixed, config.weight)
-        if config.semantic_weight > 0:
-            trust = (mixed.weight * mixed.target.labelled[:, :, None, None]).flatten(0, 1)
-            labels = mixed.target.semantic.flatten(0, 1)
-            semantic = semantic_loss(output.logits, labels, trust, self._class_weight)
-            parts["semantic"] = config.semantic_weight * semantic
-        yield from _summed("pasted", parts)
-
-    def _instance_losses(self, output: NetworkOutput, mixed: MixedClips, weight: float) -> dict[str, Tensor]:
-        if weight == 0:
-            return {}
-        losses = self._network.instance_loss(output, mixed.target.flatten(), pixel_weight=mixed.weight.flatten(0, 1))
-        return {name: weight * loss for name, loss in losses.items()}
+        if self._thresholds is not None:
+            self._thresholds.stage(pseudo.semantic, pseudo.confidence, target.ignored)
+        return pseudo
 
 
-def _unchanged(mixed: MixedClips, target: ClipBatch) -> Tensor:
-    """bool (B,T,H,W): target pixels that nothing was pasted over and whose pseudo-labels count."""
-    same = (mixed.frames == target.frames).all(2)
-    return same if target.ignored is None else same & ~target.ignored
-
-
-def _labelled_losses(
-    network: PanopticNetwork, output: NetworkOutput, target: PanopticTarget, class_weight: Tensor | None
-) -> dict[str, Tensor]:
-    loss = semantic_loss(output.logits, target.semantic, class_weight=class_weight)
-    return {"semantic": loss} | network.instance_loss(output, target)
-
-
-def _summed(graph: str, parts: dict[str, Tensor]) -> Iterator[Loss]:
-    """Yield the parts detached, for the log, and their sum, whose graph the engine runs backward."""
-    if not parts:
-        return
-    for name, value in parts.items():
-        yield f"{graph}/{name}", value.detach()
-    yield graph, torch.stack(list(parts.values())).sum()
+def needs_instances(method: MethodConfig) -> bool:
+    """Whether some part of a method trains on pseudo-instances."""
+    mix, identity = method.class_mix, method.identity_contrast
+    return (
+        method.instance_mix is not None
+        or (mix is not None and mix.instance_weight > 0)
+        or (identity is not None and identity.target)
+    )

@@ -112,6 +112,19 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     return result
 
 
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """Join the tensors of all processes along their first axis, in the order of the processes.
+
+    Every process must call it with the same shape and dtype.
+    """
+    if not is_distributed():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    with _collective():
+        dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def all_reduce_max(values: list[int], device: torch.device) -> list[int]:
     """Return the largest value over all processes for each entry."""
     if not is_distributed():

@@ -33,6 +33,10 @@ class Step(Protocol):
         """Return the networks that are saved as ``<name>.safetensors``, among them ``network``."""
         ...
 
+    def begin_step(self) -> None:
+        """Drop what the previous step left for ``after_update``, which does not follow a step that is skipped."""
+        ...
+
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterable[tuple[str, Tensor]]:
         """Yield scalar losses, already weighted, one graph at a time; one that needs no gradient is only logged.
 

@@ -26,6 +26,7 @@ class Update:
 
     def backward(self, parts: list[Part]) -> tuple[Losses, bool]:
         """Run every backward pass; return the losses and whether those with a gradient are finite."""
+        self._step.begin_step()
         values: Losses = {}
         finite = torch.ones((), dtype=torch.bool, device=self._accelerator.device)
         for part in parts:

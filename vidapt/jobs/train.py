@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import sys
 from dataclasses import dataclass
@@ -14,29 +13,25 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
-from vidapt.adaptation.step import Labelled, SelfTrainingStep, SupervisedStep
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
-from vidapt.engine.distributed import all_reduce_mean, make_accelerator, on_main
-from vidapt.engine.loading import clip_loader
-from vidapt.engine.train import Loader
+from vidapt.engine.distributed import make_accelerator, on_main
 from vidapt.engine.train import train as run_training
 from vidapt.errors import ConfigError, UserError
+from vidapt.jobs.build import build_loader, build_network, build_step
 from vidapt.jobs.calibrate import calibrate
-from vidapt.jobs.data import class_counts, training_source, training_target
+from vidapt.jobs.data import training_source, training_target
 from vidapt.jobs.files import write_json, write_text
 from vidapt.jobs.plan import print_plan
 from vidapt.jobs.report import write_run_report
 from vidapt.jobs.score import new_evaluator, score_segmenter
 from vidapt.jobs.scored_videos import evaluation_videos, refuse_damaged, scored_space, scored_videos
 from vidapt.jobs.table import ScoreData
-from vidapt.jobs.weights import find_weights, recipe_header, write_calibration
+from vidapt.jobs.weights import recipe_header, write_calibration
 from vidapt.labels import LabelSpace, find_space
-from vidapt.models.losses import class_weights
-from vidapt.models.network import PanopticNetwork, build_network, load_weights, network_header
+from vidapt.models.network import network_header
 from vidapt.recipe import dump_recipe, load_recipe
-from vidapt.segmenter import load, mapping_matrix, new_tracker
-from vidapt.transforms import StrongAugment, TrainTransform
+from vidapt.segmenter import load, mapping_matrix
 
 SKIPPED = "damaged.jsonl"
 """Lists the clips of a run that were left out because their files are damaged."""
@@ -136,8 +131,8 @@ def run_stage(
     datasets = open_data(recipe, None if dry_run else run)
     # A plan needs no weights: it neither loads nor downloads any.
     fresh = not dry_run and (not resume or latest_checkpoint(run) is None)
-    network = _build_network(recipe, fresh=fresh)
-    step = _build_step(recipe, network.to(accelerator.device), datasets[0], accelerator.device)
+    network = build_network(recipe, fresh=fresh)
+    step = build_step(recipe, network.to(accelerator.device), datasets[0], accelerator.device, dry_run=dry_run)
     if dry_run:
         if accelerator.is_main_process:
             print_plan(recipe, datasets, step, run, accelerator.device, accelerator.num_processes)
@@ -145,12 +140,12 @@ def run_stage(
     on_main(lambda: _describe_run(recipe, run, accelerator))
     result = run_training(
         step,
-        _loader(datasets[0], recipe, "source", accelerator),
-        None if datasets[1] is None else _loader(datasets[1], recipe, "target", accelerator),
+        build_loader(datasets[0], recipe, "source", accelerator),
+        None if datasets[1] is None else build_loader(datasets[1], recipe, "target", accelerator),
         recipe.training,
         run=run,
         accelerator=accelerator,
-        header=network_header(recipe.model, find_space(recipe.labels)) | recipe_header(recipe),
+        header=network_header(network.config, network.space) | recipe_header(recipe),
         resume=resume,
         resume_command=f"vidapt {command} --resume {quote(str(root or run))}",
     )
@@ -239,60 +234,11 @@ def open_data(recipe: Recipe, run: Path | None = None) -> tuple[Any, Any]:
 def _datasets(recipe: Recipe, space: LabelSpace, skipped: Path | None) -> tuple[Any, Any]:
     clips: dict[str, Any] = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
     clips["skipped"] = skipped
-    source = training_source(recipe.source, space, **clips)
+    labelled = recipe.upper_bound if recipe.train_on == "upper_bound" else recipe.source
+    source = training_source(labelled or recipe.source, space, **clips)
     if recipe.method is None or recipe.target is None:
         return source, None
     return source, training_target(recipe.target, **clips)
-
-
-def _build_network(recipe: Recipe, *, fresh: bool) -> PanopticNetwork:
-    """The network before its first step; if not ``fresh``, with weights that a checkpoint is going to replace."""
-    model, initial = recipe.model, recipe.training.initial
-    if not fresh or initial is not None:
-        model = model.model_copy(update={"encoder": model.encoder.model_copy(update={"pretrained": False})})
-    torch.manual_seed(recipe.training.seed)
-    # The hub's client reports every attempt; the error that the encoder raises says the same in one line.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    network = build_network(model, find_space(recipe.labels))
-    if fresh and initial is not None:
-        load_weights(network, find_weights(initial).path)
-    return network
-
-
-def _build_step(
-    recipe: Recipe, network: PanopticNetwork, source: Any, device: torch.device
-) -> SupervisedStep | SelfTrainingStep:
-    space, weight = network.space, None
-    if recipe.training.class_balance > 0:
-        weight = class_weights(class_counts(source, len(space)), recipe.training.class_balance).to(device)
-    distort = recipe.training.augment
-    augment = StrongAugment(distort.jitter, distort.jitter_probability, distort.blur_probability)
-    labelled = Labelled(recipe.training.seed, weight, augment)
-    if recipe.method is None:
-        return SupervisedStep(network, labelled)
-    return SelfTrainingStep(
-        network,
-        recipe.method,
-        labelled=labelled,
-        new_tracker=lambda: new_tracker(recipe.tracking, len(space), None),
-        reduce=all_reduce_mean,
-    )
-
-
-def _loader(dataset: Any, recipe: Recipe, domain: str, accelerator: Accelerator) -> Loader:
-    config = recipe.training
-    return lambda start_step: clip_loader(
-        dataset,
-        TrainTransform(config.crop, config.scale),
-        seed=config.seed,
-        domain=domain,
-        batch=config.batch,
-        start_step=start_step,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        accumulate=config.accumulate,
-        workers=config.workers,
-    )
 
 
 def _finish(recipe: Recipe, run: Path, folder: Path, device: str | None) -> dict[str, ScoreData]:

@@ -107,6 +107,9 @@ class ToyStep:
     def weights(self) -> dict[str, nn.Module]:
         return {"student": self.student, "teacher": self.teacher}
 
+    def begin_step(self) -> None:
+        """Nothing is kept between steps."""
+
     def losses(self, source: ClipBatch, target: ClipBatch | None) -> Iterator[tuple[str, Tensor]]:
         samples = source.samples.tolist()
         self.seen += samples
