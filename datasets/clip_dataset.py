@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vidapt.clip import IGNORE, Clip, PanopticTarget
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 from vidapt.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class ClipDataset:
         self._ends = list(accumulate(len(starts) for starts in self._starts))
         if not len(self):
             longest = max((len(table) for table in tables), default=0)
-            raise InputError(
+            raise (SingleImagesError if longest == 1 else InputError)(
                 f"no clip of {clip_length} frames, {interval} apart, fits into any of {len(tables)} videos "
                 f"(the longest has {longest} frames); use a smaller clip_length or interval"
             )
@@ -123,15 +123,26 @@ class ClipDataset:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, item: int) -> Clip:
+        return self._clip(*self._place(item))
+
+    def clip_frames(self, item: int) -> tuple[int, list[int]]:
+        """The video of a clip and the positions of its frames in it, without reading them."""
+        video, start = self._place(item)
+        return video, self._positions(start)
+
+    def _place(self, item: int) -> tuple[int, int]:
+        """Video and first frame of a clip."""
         if not -len(self) <= item < len(self):
             raise IndexError(f"clip {item} of {len(self)}")
         item %= len(self)
         video = bisect_right(self._ends, item)
-        start = int(self._starts[video][item - (self._ends[video - 1] if video else 0)])
-        return self._clip(video, start)
+        return video, int(self._starts[video][item - (self._ends[video - 1] if video else 0)])
+
+    def _positions(self, start: int) -> list[int]:
+        return [start + step * self.interval for step in range(self.clip_length)]
 
     def _clip(self, video: int, start: int) -> Clip:
-        positions = [start + step * self.interval for step in range(self.clip_length)]
+        positions = self._positions(start)
         return self._assemble(video, positions, [self._read(video, position) for position in positions])
 
     def _assemble(self, video: int, positions: Sequence[int], samples: Sequence[Sample]) -> Clip:

@@ -12,7 +12,8 @@ import yaml
 from vidapt.config import InferenceConfig, ModelConfig, Recipe, TrackingConfig
 from vidapt.jobs.weights import recipe_header
 from vidapt.labels import CITYSCAPES, LabelSpace
-from vidapt.models.network import PanopticNetwork, build_network, save_network
+from vidapt.models.network import PanopticNetwork, build_network
+from vidapt.models.network_file import save_network
 from vidapt.segmenter import Segmenter
 
 MODEL: dict[str, Any] = {
@@ -21,6 +22,17 @@ MODEL: dict[str, Any] = {
     "instance": {"channels": 8, "norm": "group", "threshold": 0.05, "kernel": 3, "top_k": 20},
     "projection": {"dim": 8, "hidden": 8},
 }
+
+METHOD: dict[str, Any] = {
+    "alpha": 0.9,
+    "pseudo_labels": {"threshold": 0.0, "weight": "clip"},
+    "pseudo_instances": {"score": 0.0},
+    "class_mix": {"instance_weight": 1.0},
+    "instance_mix": {},
+    "pixel_contrast": {},
+    "temporal_contrast": {"warp": True},
+}
+"""Self-training with a part of each kind, where everything counts as confident."""
 
 TRACKING: dict[str, Any] = {"birth_score": 0.05, "high_score": 0.05, "low_score": 0.01}
 
@@ -74,7 +86,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "validation": {**world, "seed": 2},
         "evaluation": {**world, "seed": 3, "style": "fog"},
         "model": MODEL,
-        "method": {"alpha": 0.9, "threshold": 0.0, "instance_mix": {"score": 0.0, "agreement": 0.0}},
+        "method": METHOD,
         "warm_start": {"steps": 2},
         "training": {
             "steps": 2, "batch": 2, "clip_length": 2, "crop": [64, 64], "lr": 1e-3, "warmup": 0, "log_every": 1,

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from vidapt import __version__
+from vidapt.cli_compare import compare
 from vidapt.cli_data import data
+from vidapt.cli_text import text
 from vidapt.errors import Interrupted, UserError, VidaptError
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 bench = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
+app.command()(compare)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
+app.add_typer(text, name="text")
 
 DEBUG = "VIDAPT_DEBUG"
 

@@ -104,9 +104,13 @@ class MultiResolutionConfig(Section):
     Instances and embeddings read the context view.
     """
 
-    context_scale: Fraction = Field(0.5, gt=0, description="Size of the context view relative to the frame.")
+    context_scale: Fraction = Field(
+        0.5, gt=0, description="Size of the context view relative to the frame: 1, 0.5, 0.25 or a further half."
+    )
     detail: Size | None = Field(
-        None, description="Height and width of the detail crop in pixels; null is half of the frame's."
+        None,
+        description="Height and width of the detail crop in pixels, rounded up to whole cells of the context view "
+        "(8 pixels at half size); null is half of the frame's.",
     )
     detail_weight: Fraction = Field(0.1, description="Share of the loss on the detail crop alone.")
     attention_channels: Positive = 256
@@ -117,7 +121,9 @@ class TextProjectionConfig(Section):
     """Where features meet text embeddings; set from the text table of ``method.text_alignment``."""
 
     dim: Positive = Field(description="Width of the text embeddings.")
-    at: Literal["decoder", "encoder"] = Field("decoder", description="The semantic head's map, or the last encoder map.")
+    at: Literal["decoder", "encoder"] = Field(
+        "decoder", description="The semantic head's map, or the last encoder map."
+    )
     project: bool = Field(True, description="false needs a map that is as wide as the embeddings (LIDAPS).")
 
 

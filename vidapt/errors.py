@@ -21,6 +21,10 @@ class InputError(UserError):
     """A video, image, folder or label file that cannot be read as what it should be."""
 
 
+class SingleImagesError(InputError):
+    """Clips of several frames were asked of footage that consists of single images."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, truncated or belongs to another architecture or label space."""
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,7 @@ from vidapt.config import Data, Recipe
 from vidapt.errors import ConfigError
 
 Location = tuple[int | str, ...]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +73,7 @@ def load_recipe(config: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         config: A path to a YAML file, or a name under ``vidapt.configs`` such as ``demo``; several joined by ``+``
-            are merged left to right, as in ``benchmarks/gta5_to_cityscapes+methods/video``.
+            are merged left to right, as in ``benchmarks/gta5_to_cityscapes+methods/vidapt``.
         overrides: ``key.path=value`` texts, applied last; values are YAML.
 
     Raises:
@@ -82,8 +83,17 @@ def load_recipe(config: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     parts = [str(config)] if Path(config).is_file() else str(config).split("+")
     merged: dict[str, Any] = {"name": "+".join(Path(part).stem for part in parts)}
     for part in parts:
-        merged = merge(merged, _read(_locate(part), ()))
-    return build_recipe(_set_all(merged, overrides), str(config))
+        merged = merge(merged, read_layers(part))
+    return build_recipe(set_values(merged, overrides), str(config))
+
+
+def read_layers(config: str | Path) -> dict[str, Any]:
+    """Read one YAML file, by its path or shipped name, over everything that it extends; not checked.
+
+    Raises:
+        ConfigError: If a file is missing, is no YAML mapping or extends itself.
+    """
+    return _read(_locate(config), ())
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -92,7 +102,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     Raises:
         ConfigError: If a text or its value does not fit the schema.
     """
-    return build_recipe(_set_all(recipe.model_dump(mode="json"), overrides), recipe.name) if overrides else recipe
+    return build_recipe(set_values(recipe.model_dump(mode="json"), overrides), recipe.name) if overrides else recipe
 
 
 def build_recipe(data: Mapping[str, Any], origin: str) -> Recipe:
@@ -101,10 +111,19 @@ def build_recipe(data: Mapping[str, Any], origin: str) -> Recipe:
     Raises:
         ConfigError: On the first key or value that does not fit.
     """
+    return check(Recipe, data, origin)
+
+
+def check(model: type[Model], data: Mapping[str, Any], origin: str) -> Model:
+    """Check ``data`` against a model; ``origin`` names it in the error.
+
+    Raises:
+        ConfigError: On the first key or value that does not fit.
+    """
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(error, data)}") from None
+        raise ConfigError(f"{origin}: {_explain(error, data, model)}") from None
 
 
 def load_section(data: Mapping[str, Any], overrides: Sequence[str], origin: str) -> Data:
@@ -114,7 +133,7 @@ def load_section(data: Mapping[str, Any], overrides: Sequence[str], origin: str)
         ConfigError: On the first key or value that does not fit.
     """
     try:
-        recipe = build_recipe({"source": _set_all(dict(data), overrides)}, origin)
+        recipe = build_recipe({"source": set_values(dict(data), overrides)}, origin)
     except ConfigError as error:
         raise ConfigError(str(error).replace("source.", "", 1)) from None
     if isinstance(recipe.source, tuple):
@@ -129,10 +148,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_names() -> list[str]:
-    """Names under ``vidapt.configs`` that ``load_recipe`` accepts; class tables and mappings are no recipes."""
+    """Names under ``vidapt.configs`` that ``load_recipe`` accepts; class tables, mappings and suites are no recipes."""
     root = _shipped()
     found = (path.relative_to(root).with_suffix("") for path in root.rglob("*.yaml"))
-    return sorted(path.as_posix() for path in found if path.parts[0] not in ("labels", "mappings"))
+    return sorted(path.as_posix() for path in found if path.parts[0] not in ("labels", "mappings", "suites"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -214,7 +233,12 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return data
 
 
-def _set_all(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def set_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``data`` with ``key.path=value`` texts applied in their order.
+
+    Raises:
+        ConfigError: If a text has no key or no value, or its value is not valid YAML.
+    """
     for text in overrides:
         data = merge(data, _parse_override(text))
     return data
@@ -240,26 +264,26 @@ _PLAIN = {
 """Plainer words for what pydantic says in Python's terms, by error type."""
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, data: Mapping[str, Any], root: type[BaseModel]) -> str:
     """One line about the first wrong key or value: where, what was given, what is allowed."""
     errors = error.errors()
     places = [_written_keys(entry["loc"], data) for entry in errors]
     others = len(set(places)) - 1
     here = [entry for entry, place in zip(errors, places, strict=True) if place == places[0]]
-    return _explain_place(places[0], here, data) + (f" (and {others} more)" if others else "")
+    return _explain_place(places[0], here, data, root) + (f" (and {others} more)" if others else "")
 
 
-def _explain_place(place: Location, errors: Sequence[Any], data: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in place) or "recipe"
+def _explain_place(place: Location, errors: Sequence[Any], data: Mapping[str, Any], root: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in place) or root.__name__.lower()
     first = errors[0]
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown key {where!r}; {_suggest(str(place[-1]), _allowed_keys(place, data))}"
+            return f"unknown key {where!r}; {_suggest(str(place[-1]), _allowed_keys(place, data, root))}"
         case "union_tag_not_found":
-            return f"{where}: 'kind' is missing; allowed: {', '.join(_kinds(place))}"
+            return f"{where}: 'kind' is missing; allowed: {', '.join(_kinds(place, root))}"
         case "union_tag_invalid":
             given = str(first["ctx"]["tag"])
-            return f"{where}.kind: unknown kind {given!r}; {_suggest(given, _kinds(place))}"
+            return f"{where}.kind: unknown kind {given!r}; {_suggest(given, _kinds(place, root))}"
     reasons = dict.fromkeys(_PLAIN.get(entry["type"], entry["msg"].removeprefix("Value error, ")) for entry in errors)
     given = "" if isinstance(first["input"], Mapping) else f", got {first['input']!r}"
     return f"{where}: {', or '.join(reasons).replace(', or Input should be', ', or')}{given}"
@@ -280,23 +304,24 @@ def _written_keys(location: Location, data: Any) -> Location:
     return written
 
 
-def _allowed_keys(place: Location, data: Mapping[str, Any]) -> list[str]:
+def _allowed_keys(place: Location, data: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
     """Keys of the section that holds the unknown key at the end of ``place``."""
-    section: type[BaseModel] = Recipe
+    section = root
     sections: list[type[BaseModel]] = []
     for part in place[:-1]:
         data = data[part]  # type: ignore[index]
-        # An entry of a list is one of the sections that the list's own key allows.
-        sections = sections if isinstance(part, int) else _sections(section.model_fields[part].annotation)
+        # An entry of a list or of a mapping is one of the sections that the key above it allows.
+        field = None if isinstance(part, int) else section.model_fields.get(part)
+        sections = sections if field is None else _sections(field.annotation)
         if isinstance(data, Mapping):
             kind = data.get("kind")
-            section = next((found for found in sections if _kind(found) == kind), sections[0])
+            section = next((found for found in sections if _kind(found) == kind), (sections or [section])[0])
     return list(section.model_fields)
 
 
-def _kinds(place: Location) -> list[str]:
+def _kinds(place: Location, root: type[BaseModel]) -> list[str]:
     """The kinds of section that ``place`` may hold."""
-    sections: list[type[BaseModel]] = [Recipe]
+    sections = [root]
     for part in place:
         if isinstance(part, str):
             sections = _sections(sections[0].model_fields[part].annotation)

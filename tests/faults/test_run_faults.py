@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.tiny_runs import MODEL, moving_frames, tiny_recipe, write_images, write_labelled, write_weights
 from tests.video_files import make_video, overwrite
 from vidapt import cli
-from vidapt.adaptation.step import SupervisedStep
+from vidapt.adaptation.supervised import SupervisedStep
 from vidapt.engine.checkpoint import latest_checkpoint, list_checkpoints
 from vidapt.jobs.train import train
 from vidapt.recipe import dump_recipe

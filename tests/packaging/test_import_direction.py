@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "engine": {"clip", "config"},
     **dict.fromkeys(("segmenter", "jobs", "generation", "cli"), EVERYTHING),
 }
-ROOM_OF = {"recipe": "config", "config_data": "config", "cli_data": "cli", "__main__": "cli"}
+ROOM_OF = {
+    **dict.fromkeys(("recipe", "suite", "config_data", "config_method", "config_model", "config_suite"), "config"),
+    **dict.fromkeys(("cli_compare", "cli_data", "cli_text", "__main__"), "cli"),
+}
 PUBLIC_SHORTCUTS = {("vidapt.clip", "vidapt.io.overlay"), ("vidapt.labels", "vidapt.mapping"), ("vidapt", "*")}
 """PanopticFrame.overlay, labels.space_map and the package's own names reach up, for the user's convenience."""
 

@@ -294,7 +294,7 @@ def test_a_space_from_a_file(tmp_path: Path, file: str) -> None:
 
 def test_tables_are_no_recipes() -> None:
     assert not [name for name in recipe_names() if "labels" in name or "mappings" in name]
-    assert {"demo", "methods/video", "benchmarks/street_world_fog"} <= set(recipe_names())
+    assert {"demo", "methods/vidapt", "benchmarks/street_world_fog"} <= set(recipe_names())
     with pytest.raises(ConfigError) as caught:
         load_recipe("cityscape")
     assert "labels/cityscapes" not in str(caught.value)

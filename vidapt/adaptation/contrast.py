@@ -10,11 +10,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vidapt.adaptation.cells import at_cells, mean_over_clips, rows_at
+from vidapt.adaptation.memory import MemoryBank
 from vidapt.clip import IGNORE
-from vidapt.config import PixelContrastConfig, TemporalContrastConfig
+from vidapt.config_method import PixelContrastConfig, TemporalContrastConfig
 from vidapt.flow import dis_flow
 from vidapt.kernels.contrast import paired_contrast, sample_anchors, supervised_contrast
-from vidapt.transforms import resize_nearest
+from vidapt.models.grid import Size, cell_scale
 
 
 def pixel_contrast(
@@ -23,41 +25,47 @@ def pixel_contrast(
     semantic: Tensor,
     config: PixelContrastConfig,
     generators: Sequence[torch.Generator],
+    bank: MemoryBank | None = None,
 ) -> Tensor:
-    """Supervised pixel contrast inside each clip: neighbouring frames supply the further samples (PiPa++ for video).
+    """Supervised pixel contrast inside each clip; neighbouring frames or a memory supply further samples (PiPa++).
 
     Args:
         embedding: (B,T,D,h,w) projected features, not normalised.
-        logits: (B,T,C,h,w); a pixel that is predicted wrongly is a hard anchor.
+        logits: (B,T,C,h',w') of the trained classifier; a cell that it gets wrong is a hard anchor. No gradient.
         semantic: uint8 (B,T,H,W) labels, 255 = ignore.
         config: Temperature and anchor counts.
         generators: One per clip, on the embedding's device.
+        bank: Memory whose rows are further keys of every anchor; they get no gradient.
 
     Returns:
-        Mean over the clips of the clip's loss (0 for a clip without anchors).
+        Mean over the clips of the clip's loss, a scalar of at least float32; 0 for a clip without anchors.
     """
-    labels = resize_nearest(semantic, (embedding.shape[-2], embedding.shape[-1]))
-    predicted = logits.detach().argmax(2)
+    grid = (embedding.shape[-2], embedding.shape[-1])
+    labels = at_cells(semantic, grid).flatten(1)
+    predicted = at_cells(logits.detach().argmax(2), grid).flatten(1)
+    rows = rearrange(embedding, "b t d h w -> b (t h w) d")
+    stored = None if bank is None else bank.rows()
     losses = []
-    for features, label, guess, generator in zip(embedding, labels, predicted, generators, strict=True):
-        rows = rearrange(features, "t d h w -> (t h w) d")
-        flat = label.reshape(1, -1)
+    for features, label, guess, generator in zip(rows, labels, predicted, generators, strict=True):
         index, valid = sample_anchors(
-            flat,
-            guess.reshape(1, -1),
+            label[None],
+            guess[None],
             per_class=config.per_class,
             total=config.total,
             min_pixels=config.min_pixels,
             generator=generator,
         )
-        anchor_label = torch.where(valid, flat.flatten()[index].long(), IGNORE)
-        anchors = rows[index]
+        anchors, anchor_label = rows_at(features, index), torch.where(valid, label[index].long(), IGNORE)
+        keys, key_label = anchors, anchor_label
+        if stored is not None:
+            keys = torch.cat([anchors, stored[0].to(anchors.dtype)])
+            key_label = torch.cat([anchor_label, stored[1]])
         losses.append(
             supervised_contrast(
                 anchors,
-                anchors,
+                keys,
                 anchor_label,
-                anchor_label,
+                key_label,
                 temperature=config.temperature,
                 exclude_self=True,
                 normalize=True,
@@ -81,43 +89,39 @@ def temporal_contrast(
 
     Args:
         embedding: (B,T,D,h,w) projected features, not normalised.
-        labels: uint8 (B,T,H,W) teacher classes.
+        labels: uint8 (B,T,H,W) teacher classes, 255 = ignore.
         usable: bool (B,T,H,W), False where a paste covers the target frame.
         flow: float32 (B,T-1,2,H,W) forward flow in pixels (x,y), or None to compare equal coordinates.
         config: Temperature and number of places.
         generators: One per clip, on the embedding's device.
 
     Returns:
-        Mean over the clips of the clip's loss; 0 for clips of one frame.
+        Mean over the clips of the clip's loss, a scalar of at least float32; 0 for clips of one frame.
     """
     if embedding.shape[1] < 2:
-        return embedding.sum() * 0
-    height, width = embedding.shape[-2:]
-    label = resize_nearest(labels, (height, width)).flatten(2).long()
-    free = resize_nearest(usable, (height, width)).flatten(2)
-    losses = []
-    for clip, generator in enumerate(generators):
-        place = _draw_places(embedding.shape[1] - 1, height * width, config.total, generator)
-        moved, inside = _follow(place, None if flow is None else flow[clip], (height, width))
-        rows = rearrange(embedding[clip], "t d h w -> t (h w) d")
-        now, later = label[clip][:-1].gather(1, place), label[clip][1:].gather(1, moved)
-        shown = inside & free[clip][1:].gather(1, moved)
-        gate = shown & (now == later) & free[clip][:-1].gather(1, place)
-        pairs = torch.arange(place.shape[1], device=place.device).expand_as(place)
-        losses.append(
-            paired_contrast(
-                rows[:-1].gather(1, place[..., None].expand(-1, -1, rows.shape[-1])),
-                rows[1:].gather(1, moved[..., None].expand(-1, -1, rows.shape[-1])),
-                pairs,
-                temperature=config.temperature,
-                query_label=now,
-                key_label=torch.where(shown, later, IGNORE),
-                negatives="different_label",
-                gate=gate,
-                normalize=True,
-            )
-        )
-    return torch.stack(losses).mean()
+        return embedding.float().sum() * 0
+    grid = (embedding.shape[-2], embedding.shape[-1])
+    label = at_cells(labels, grid).flatten(2).long()
+    free = at_cells(usable, grid).flatten(2)
+    place = _draw_places(embedding.shape[1] - 1, grid[0] * grid[1], config.total, generators)
+    moved, inside = _follow(place, flow, grid)
+    now, later = label[:, :-1].gather(2, place), label[:, 1:].gather(2, moved)
+    shown = inside & free[:, 1:].gather(2, moved)
+    counted = shown & free[:, :-1].gather(2, place) & (now == later) & (now != IGNORE)
+    rows = rearrange(embedding, "b t d h w -> b t (h w) d")
+    losses = paired_contrast(
+        rows_at(rows[:, :-1], place).flatten(0, 1),
+        rows_at(rows[:, 1:], moved).flatten(0, 1),
+        torch.arange(place.shape[2], device=place.device).expand_as(place).flatten(0, 1),
+        temperature=config.temperature,
+        query_label=now.flatten(0, 1),
+        key_label=torch.where(shown, later, IGNORE).flatten(0, 1),
+        negatives="different_label",
+        gate=counted.flatten(0, 1),
+        normalize=True,
+        reduction="none",
+    )
+    return mean_over_clips(losses.view(counted.shape), counted)
 
 
 def clip_flow(frames: Tensor) -> Tensor:
@@ -134,19 +138,20 @@ def clip_flow(frames: Tensor) -> Tensor:
     return found.permute(0, 1, 4, 2, 3).contiguous().to(frames.device)
 
 
-def _draw_places(pairs: int, places: int, count: int, generator: torch.Generator) -> Tensor:
-    """int64 (pairs, min(count, places)) distinct places per frame pair."""
-    noise = torch.rand(pairs, places, generator=generator, device=generator.device)
-    return noise.argsort(1)[:, :count]
+def _draw_places(pairs: int, places: int, count: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """int64 (B,pairs,min(count, places)) distinct places per frame pair."""
+    noise = [torch.rand(pairs, places, generator=generator, device=generator.device) for generator in generators]
+    return torch.stack(noise).argsort(2)[..., :count]
 
 
-def _follow(place: Tensor, flow: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Places (P,N) moved by the flow (P,2,H,W), and whether they stay inside the frame."""
+def _follow(place: Tensor, flow: Tensor | None, grid: Size) -> tuple[Tensor, Tensor]:
+    """Places (B,P,N) moved by the flow (B,P,2,H,W), and whether they stay inside the frame."""
     if flow is None:
         return place, torch.ones_like(place, dtype=torch.bool)
-    height, width = size
-    step = resize_nearest(flow, size).flatten(2).gather(2, place[:, None].expand(-1, 2, -1))
-    x = (place % width + step[:, 0] * (width / flow.shape[-1])).round().long()
-    y = (place // width + step[:, 1] * (height / flow.shape[-2])).round().long()
+    height, width = grid
+    steps = rearrange(at_cells(flow, grid), "b p xy h w -> b p (h w) xy")
+    step_x, step_y = rows_at(steps, place).unbind(-1)
+    x = (place % width + step_x / cell_scale(width, flow.shape[-1])).round().long()
+    y = (place // width + step_y / cell_scale(height, flow.shape[-2])).round().long()
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return y.clamp(0, height - 1) * width + x.clamp(0, width - 1), inside

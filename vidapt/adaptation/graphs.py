@@ -29,7 +29,7 @@ from vidapt.adaptation.pseudo_labels import PseudoLabels
 from vidapt.adaptation.sampling import Purpose, clip_generators, clip_rngs
 from vidapt.adaptation.supervised import Labelled, forward, labelled_losses
 from vidapt.clip import ClipBatch
-from vidapt.config_method import MethodConfig, TextAlignmentConfig
+from vidapt.config_method import MethodConfig
 from vidapt.models.encoder import Encoder
 from vidapt.models.network import NetworkOutput, PanopticNetwork
 from vidapt.transforms import StrongAugment
@@ -129,12 +129,13 @@ def source_graph(tools: Tools, clips: Round) -> Losses:
         parts["pixel_contrast"] = method.pixel_contrast.weight * loss
     if tools.reference is not None and tools.distant is not None and method.feature_distance is not None:
         with torch.no_grad():
-            reference = tools.reference(network.normalise(frames.flatten(0, 1)))[-1]
+            reference = tools.reference(network.encoder_input(frames.flatten(0, 1)))[-1]
         config, semantic = method.feature_distance, labels.semantic.flatten(0, 1)
         distance = feature_distance(output.features[-1], reference, semantic, tools.distant, config.min_share)
         parts["feature_distance"] = config.weight * distance
     if method.text_alignment is not None and clips.active(method.text_alignment):
-        parts["text_alignment"] = _text(tools, output, labels.semantic.flatten(0, 1), method.text_alignment)
+        known = labels.labelled.flatten()
+        parts["text_alignment"] = _text(tools, output, labels.semantic.flatten(0, 1), labelled=known)
     identity = method.identity_contrast
     if identity is not None and identity.source and clips.active(identity):
         second = _second_view(tools, frames, source)
@@ -172,7 +173,7 @@ def mixed_graph(tools: Tools, clips: Round) -> Losses:
         parts |= _instance_losses(tools, output, mixed, mix.instance_weight)
     align = method.text_alignment
     if mixes and align is not None and align.mixed and clips.active(align):
-        parts["text_alignment"] = _text(tools, output, semantic, align, weight if align.weighted else None)
+        parts["text_alignment"] = _text(tools, output, semantic, weight=weight if align.weighted else None)
     return parts | _target_losses(tools, clips, mixed, frames, output)
 
 
@@ -211,14 +212,12 @@ def patch_graph(tools: Tools, clips: Round) -> Losses:
     if config is None or not clips.active(config):
         return {}
     size = (target.frames.shape[-2], target.frames.shape[-1])
-    windows = draw_windows(size, config, tools.rngs("patches", target))
-    views = [
-        tools.augment(view, tools.rngs(purpose, target))
-        for view, purpose in zip(
-            cut_views(target.frames, windows), ("first_patch_augment", "second_patch_augment"), strict=True
-        )
-    ]
-    output = forward(tools.network, torch.cat(views), tools.labelled.seed, target.samples)
+    windows = draw_windows(size, config, tools.rngs("patches", target), stride=tools.network.stride)
+    first_view, second_view = cut_views(target.frames, windows)
+    first_view = tools.augment(first_view, tools.rngs("first_patch_augment", target))
+    second_view = tools.augment(second_view, tools.rngs("second_patch_augment", target))
+    views = torch.cat([first_view, second_view])
+    output = forward(tools.network, views, tools.labelled.seed, target.samples)
     first, second = _clips(tools.network.project_pixels(output), target, 2).chunk(2)
     logits_first, logits_second = _clips(output.logits, target, 2).detach().chunk(2)
     loss = patch_contrast(
@@ -293,20 +292,17 @@ def _instance_losses(tools: Tools, output: NetworkOutput, mixed: MixedClips, wei
     return {name: weight * loss for name, loss in losses.items()}
 
 
-def _text(
-    tools: Tools, output: NetworkOutput, semantic: Tensor, config: TextAlignmentConfig, weight: Tensor | None = None
-) -> Tensor:
-    if tools.table is None:
+def _text(tools: Tools, output: NetworkOutput, semantic: Tensor, **trust: Tensor | None) -> Tensor:
+    config = tools.method.text_alignment
+    if tools.table is None or config is None:
         raise ValueError("text alignment needs a text table")
     features = tools.network.project_text(output)
-    return config.weight * text_alignment(
-        features, semantic, tools.table, temperature=config.temperature, weight=weight
-    )
+    return config.weight * text_alignment(features, semantic, tools.table, temperature=config.temperature, **trust)
 
 
 def _unchanged(mixed: MixedClips, target: ClipBatch) -> Tensor:
     """bool (B,T,H,W): target pixels that nothing was pasted over and whose pseudo-labels count."""
-    same = (mixed.frames == target.frames).all(2)
+    same = ~mixed.from_source
     return same if target.ignored is None else same & ~target.ignored
 
 

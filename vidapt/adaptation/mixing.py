@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,11 @@ from vidapt.adaptation.pseudo_labels import PseudoLabels
 from vidapt.clip import IGNORE, ClipBatch, PanopticTarget
 from vidapt.kernels.paste import Pasted, paste_instances
 
+Direction = Literal["target_to_source", "source_to_target"]
+
+_SOURCE = 2.0
+"""Weight that marks source pixels on their way through a paste; trust in target pixels is 1 at most."""
+
 
 @dataclass(frozen=True)
 class MixedClips:
@@ -18,13 +24,17 @@ class MixedClips:
 
     Attributes:
         frames: uint8 (B,T,3,H,W).
-        target: Labels (B,T,H,W).
+        target: Labels (B,T,H,W). Ids 1..K are the pseudo-instances, with their numbers; source id i became i + K.
         weight: float32 (B,T,H,W) trust in each label, 0..1.
+        instance_weight: float32 (B,K+1) trust in each instance by id; ids above K are the source's and weigh 1.
+        from_source: bool (B,T,H,W), the pixels that show the source clip.
     """
 
     frames: Tensor
     target: PanopticTarget
     weight: Tensor
+    instance_weight: Tensor
+    from_source: Tensor
 
 
 def draw_classes(semantic: Tensor, noise: Tensor) -> Tensor:
@@ -49,53 +59,115 @@ def draw_classes(semantic: Tensor, noise: Tensor) -> Tensor:
 def class_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels, noise: Tensor) -> MixedClips:
     """Paste half of the source classes over the target clips, frame by frame (ClassMix; DACS, CMOM).
 
-    Source pixels weigh 1, target pixels the clip's confidence. Things keep their ids, on source from the labels and on
-    target from the verified pseudo-instances.
+    Source pixels weigh 1, target pixels what their pseudo-label does. Instances are those of the source labels and the
+    verified pseudo-instances.
+
+    Args:
+        source: Labelled clips.
+        target: As many clips of the same size.
+        pseudo: Their pseudo-labels.
+        noise: float (B,C), see ``draw_classes``.
     """
     given = labels_of(source)
-    weight = _trust(target, pseudo)
+    chosen = draw_classes(given.semantic, noise)
+    return _paste_source(given, source.frames, target.frames, pseudo, given.semantic, chosen)
+
+
+def instance_mix(
+    source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels, direction: Direction = "target_to_source"
+) -> MixedClips:
+    """Paste instances into the clips of the other domain with one id on all frames (IMix, LIDAPS 3.2, over time).
+
+    Source labels are exhaustive, so pasting verified target instances into them cannot create unlabelled objects. The
+    other way round all source instances are pasted over the target clip, whose own things without a verified instance
+    stay crowd. Source pixels weigh 1, target pixels what their pseudo-label does. Clips that receive no instance count
+    as unlabelled.
+
+    Args:
+        source: Labelled clips.
+        target: As many clips of the same size.
+        pseudo: Their pseudo-labels.
+        direction: What is pasted where.
+    """
+    given = labels_of(source)
+    if direction == "target_to_source":
+        mixed = _paste_target(given, source.frames, target.frames, pseudo)
+        received = given.labelled & pseudo.verified.any(1, keepdim=True)
+    else:
+        shown = given.semantic.masked_fill(given.instance == 0, IGNORE)
+        every = shown.new_ones(len(shown), IGNORE, dtype=torch.bool)
+        mixed = _paste_source(given, source.frames, target.frames, pseudo, shown, every)
+        received = (shown != IGNORE).flatten(1).any(1, keepdim=True).expand_as(given.labelled)
+    return replace(mixed, target=replace(mixed.target, labelled=received))
+
+
+def unmixed(target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
+    """The target clips as they are, with their pseudo-labels, in the form of mixed clips."""
+    labelled = torch.ones(target.frames.shape[:2], dtype=torch.bool, device=target.frames.device)
+    return MixedClips(
+        frames=target.frames,
+        target=PanopticTarget(pseudo.semantic, pseudo.instance, labelled),
+        weight=pseudo.weight,
+        instance_weight=pseudo.instance_weight,
+        from_source=torch.zeros_like(pseudo.semantic, dtype=torch.bool),
+    )
+
+
+def _paste_source(
+    given: PanopticTarget, frames: Tensor, target_frames: Tensor, pseudo: PseudoLabels, shown: Tensor, chosen: Tensor
+) -> MixedClips:
+    """Paste the source over the target where ``shown`` uint8 (B,T,H,W) is one of the ``chosen`` (B,C) classes."""
     pasted = paste_instances(
-        target.frames,
+        target_frames,
         pseudo.semantic,
         pseudo.instance,
-        source.frames,
-        given.semantic,
+        frames,
+        shown,
         given.instance,
-        selected_class=draw_classes(given.semantic, noise),
-        weight=weight,
-        donor_weight=torch.ones_like(weight),
+        selected_class=chosen,
+        id_offset=_highest(pseudo),
+        weight=pseudo.weight,
+        donor_weight=torch.full_like(pseudo.weight, _SOURCE),
     )
-    labels = PanopticTarget(pasted.semantic, pasted.ids, torch.ones_like(given.labelled))
-    return _mixed(pasted, labels)
+    return _mixed(pasted, torch.ones_like(given.labelled), pseudo)
 
 
-def instance_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
-    """Paste verified target instances into the source clips with one id on all frames (IMix, LIDAPS, over time).
+def _paste_target(given: PanopticTarget, frames: Tensor, target_frames: Tensor, pseudo: PseudoLabels) -> MixedClips:
+    """Paste the verified instances over the source.
 
-    Source labels are exhaustive, so pasting in this direction cannot create unlabelled objects. Pasted pixels weigh
-    the target clip's confidence, source pixels 1. Clips that receive no instance count as unlabelled.
+    Source ids make room for them, instead of following the pasted ones: then the table of weights needs no width that
+    only the device knows.
     """
-    given = labels_of(source)
-    weight = _trust(target, pseudo)
     pasted = paste_instances(
-        source.frames,
+        frames,
         given.semantic,
-        given.instance,
-        target.frames,
+        torch.where(given.instance > 0, given.instance + _highest(pseudo), 0),
+        target_frames,
         pseudo.semantic,
         pseudo.instance,
         pseudo.verified,
-        weight=torch.ones_like(weight),
-        donor_weight=weight,
+        id_offset=0,
+        weight=torch.full_like(pseudo.weight, _SOURCE),
+        donor_weight=pseudo.weight,
     )
-    labelled = given.labelled & pseudo.verified.any(1, keepdim=True)
-    return _mixed(pasted, PanopticTarget(pasted.semantic, pasted.ids, labelled))
+    return _mixed(pasted, given.labelled, pseudo)
 
 
-def _trust(target: ClipBatch, pseudo: PseudoLabels) -> Tensor:
-    """float32 (B,T,H,W): the confidence of each clip, 0 where the data set says that pseudo-labels do not count."""
-    weight = pseudo.confidence[:, None, None, None].expand(pseudo.semantic.shape)
-    return weight.contiguous() if target.ignored is None else weight.masked_fill(target.ignored, 0.0)
+def _highest(pseudo: PseudoLabels) -> int:
+    """K, the highest id of a pseudo-instance in the batch."""
+    return pseudo.verified.shape[1] - 1
+
+
+def _mixed(pasted: Pasted, labelled: Tensor, pseudo: PseudoLabels) -> MixedClips:
+    if pasted.weight is None:
+        raise ValueError("mixing needs pasted weights")
+    return MixedClips(
+        frames=pasted.image,
+        target=PanopticTarget(pasted.semantic, pasted.ids, labelled),
+        weight=pasted.weight.clamp_max(1.0),
+        instance_weight=pseudo.instance_weight,
+        from_source=pasted.weight == _SOURCE,
+    )
 
 
 def labels_of(batch: ClipBatch) -> PanopticTarget:
@@ -110,9 +182,3 @@ def labels_of(batch: ClipBatch) -> PanopticTarget:
     bare = ~target.labelled[..., None, None]
     semantic, instance = target.semantic.masked_fill(bare, IGNORE), target.instance.masked_fill(bare, 0)
     return PanopticTarget(semantic, instance, target.labelled)
-
-
-def _mixed(pasted: Pasted, labels: PanopticTarget) -> MixedClips:
-    if pasted.weight is None:
-        raise ValueError("mixing needs pasted weights")
-    return MixedClips(pasted.image, labels, pasted.weight)

@@ -1,22 +1,27 @@
-"""Pseudo-labels of a target clip: classes, a confidence weight, and instances that the tracker follows.
+"""Pseudo-labels of target clips: classes with their trust, and instances that the tracker verifies over the clip.
 
-An instance becomes a pseudo-instance only if its track lives in every frame of the clip, is confident in all of
-them, and its class votes agree: a confidence without labels that single images cannot give.
+An instance becomes a pseudo-instance only if its track is found on enough frames of the clip, is confident there, and
+its class votes agree: a check without labels that single images cannot give.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vidapt.clip import Instances
-from vidapt.config import InstanceMixConfig
+from vidapt.adaptation.confidence import confident_pixels, trust
+from vidapt.clip import ClipBatch, Instances
+from vidapt.config_method import MethodConfig, PseudoInstanceConfig
 from vidapt.labels import LabelSpace
 from vidapt.models.fusion import fuse
+from vidapt.models.grid import STRIDE
 from vidapt.models.network import PanopticNetwork
 from vidapt.tracking.detections import Detections
 from vidapt.tracking.tracker import OnlineTracker
@@ -28,76 +33,161 @@ class PseudoLabels:
 
     Attributes:
         semantic: uint8 (B,T,H,W) most probable class.
+        confidence: float32 (B,T,H,W) probability of that class.
+        weight: float32 (B,T,H,W) trust in the class, 0..1, 0 where pseudo-labels do not count.
+        confident: float32 (B,) share of the clip's pixels that reach the threshold of their class.
         instance: int32 (B,T,H,W) ids 1..K of verified instances, constant over the clip, 0 elsewhere; thing pixels
             with id 0 are unknown and count as crowd.
-        confidence: float32 (B,) share of the clip's pixels whose probability reaches the threshold.
         verified: bool (B,K+1); column k says whether clip b has the verified instance k.
+        instance_weight: float32 (B,K+1) trust in each instance, 0..1; 1 in column 0 and where clip b has no instance k.
     """
 
     semantic: Tensor
-    instance: Tensor
     confidence: Tensor
+    weight: Tensor
+    confident: Tensor
+    instance: Tensor
     verified: Tensor
+    instance_weight: Tensor
 
 
 @torch.no_grad()
 def pseudo_labels(
     teacher: PanopticNetwork,
-    frames: Tensor,
+    target: ClipBatch,
+    config: MethodConfig,
     *,
-    threshold: float,
-    instances: InstanceMixConfig,
-    new_tracker: Callable[[], OnlineTracker],
+    thresholds: Tensor,
+    new_tracker: Callable[[], OnlineTracker] | None,
+    reduce: Callable[[Tensor], Tensor] = torch.clone,
 ) -> PseudoLabels:
-    """Label uint8 (B,T,3,H,W) target frames with the teacher.
+    """Label target clips with the teacher.
 
     Args:
         teacher: Network in evaluation mode.
-        frames: Weakly augmented target clips.
-        threshold: Probability from which a pixel counts as confident.
-        instances: Score and agreement that a pseudo-instance must reach on every frame.
-        new_tracker: Makes the tracker that runs over each clip.
+        target: Weakly augmented clips; where they are ``ignored``, labels are given but weigh 0.
+        config: How far classes and instances are trusted.
+        thresholds: float (C,) probability from which a pixel of each class counts as confident.
+        new_tracker: Makes the tracker that runs over each clip; None looks for no instances (K = 0). The tracker's own
+            thresholds hold too: an instance below its birth score never gets a track.
+        reduce: Averages a tensor over processes, see ``trust``.
     """
-    clips, length, size = frames.shape[0], frames.shape[1], (frames.shape[-2], frames.shape[-1])
-    output = teacher(frames.flatten(0, 1))
-    probabilities = teacher.upsample(teacher.probabilities(output), size)
-    top, semantic = probabilities.max(1)
-    found = teacher.instances(output, probabilities)
-    maps, ids = [], []
-    for clip in range(clips):
-        own = slice(clip * length, (clip + 1) * length)
-        kept = _verified(probabilities[own], found[own], teacher.space, instances, new_tracker())
-        maps.append(kept[0])
-        ids.append(kept[1])
-    verified = torch.zeros(clips, max(ids, default=0) + 1, dtype=torch.bool)
-    for clip, count in enumerate(ids):
-        verified[clip, 1 : count + 1] = True
+    frames, shape = target.frames.flatten(0, 1), target.frames.shape
+    output = teacher(frames)
+    probabilities = teacher.probabilities(output)
+    if config.pseudo_labels.mirrored:
+        probabilities = (probabilities + mirrored_probabilities(teacher, frames)) / 2
+    probabilities = teacher.upsample(probabilities, (shape[-2], shape[-1]))
+    top, best = probabilities.max(1)
+    confidence, semantic = (rearrange(x, "(b t) h w -> b t h w", b=shape[0]) for x in (top, best.to(torch.uint8)))
+    confident = confident_pixels(semantic, confidence, thresholds)
+    instance, verified = torch.zeros_like(semantic, dtype=torch.int32), semantic.new_zeros(shape[0], 1).bool()
+    if new_tracker is not None:
+        found = teacher.instances(output, probabilities)
+        trackers = [new_tracker() for _ in range(shape[0])]
+        instance, verified = _verified(probabilities, found, teacher.space, config.pseudo_instances, trackers)
+    weights = verified.new_ones(verified.shape, dtype=torch.float32)
+    if config.pseudo_instances.weight == "confident":
+        weights = confident_share(instance, confident, verified.shape[1])
     return PseudoLabels(
-        semantic.to(torch.uint8).unflatten(0, (clips, length)),
-        torch.from_numpy(np.stack(maps)).to(frames.device),
-        (top >= threshold).float().unflatten(0, (clips, length)).mean((1, 2, 3)),
-        verified.to(frames.device),
+        semantic=semantic,
+        confidence=confidence,
+        weight=trust(
+            semantic, confidence, thresholds, config.pseudo_labels.weight, reduce=reduce, ignored=target.ignored
+        ),
+        confident=confident.float().mean((1, 2, 3)),
+        instance=instance,
+        verified=verified,
+        instance_weight=weights,
     )
 
 
+@torch.no_grad()
+def mirrored_probabilities(network: PanopticNetwork, frames: Tensor) -> Tensor:
+    """Class probabilities of the mirrored frames, mirrored back, float32 (N,C,h,w) on the frames' own grid.
+
+    The grid begins at the left edge. So that its cells cover the same pixels after mirroring, frames whose width is no
+    multiple of four repeat their last column up to the next one; other frames are mirrored as they are.
+
+    Args:
+        network: What predicts.
+        frames: uint8 or float (N,3,H,W).
+    """
+    missing = -frames.shape[-1] % STRIDE
+    full = torch.cat([frames, frames[..., -1:].expand(*frames.shape[:-1], missing)], dim=-1)
+    return network.probabilities(network(full.flip(-1))).flip(-1)
+
+
+def confident_share(instance: Tensor, confident: Tensor, count: int) -> Tensor:
+    """Share of confident pixels of every instance on the worst frame that shows it (loss scaling of MC-PanDA).
+
+    Args:
+        instance: int32 (B,T,H,W) ids below ``count``, 0 = none.
+        confident: bool (B,T,H,W).
+        count: K + 1.
+
+    Returns:
+        float32 (B,K+1); 1 in column 0 and for ids that the clip does not show.
+    """
+    ids = instance.flatten(2).long()
+    zeros = torch.zeros(*ids.shape[:2], count, dtype=torch.int64, device=ids.device)
+    area = zeros.scatter_add(2, ids, torch.ones_like(ids))
+    sure = zeros.scatter_add(2, ids, confident.flatten(2).long())
+    share = torch.where(area > 0, sure.float() / area.clamp_min(1), 1.0).amin(1)
+    share[:, 0] = 1.0
+    return share
+
+
 def _verified(
-    probabilities: Tensor, found: list[Instances], space: LabelSpace, limits: InstanceMixConfig, tracker: OnlineTracker
-) -> tuple[np.ndarray, int]:
-    """Instance map int32 (T,H,W) with ids 1..K of the verified tracks of one clip, and K."""
-    labels, tracked = [], []
+    probabilities: Tensor,
+    found: list[Instances],
+    space: LabelSpace,
+    limits: PseudoInstanceConfig,
+    trackers: list[OnlineTracker],
+) -> tuple[Tensor, Tensor]:
+    """Map int32 (B,T,H,W) of the verified instances of B·T frames, and bool (B,K+1) which of them each clip has.
+
+    Fusion and tracking run on the host, as they do on videos: every frame copies its instances and the probabilities
+    under them there, and one stacked map comes back.
+    """
+    length = len(found) // len(trackers)
+    maps, counts = [], []
+    for clip, tracker in enumerate(trackers):
+        own = slice(clip * length, (clip + 1) * length)
+        painted, count = _verify_clip(probabilities[own], found[own], space, limits, tracker)
+        maps.append(painted)
+        counts.append(count)
+    columns = np.arange(max(counts) + 1)
+    verified = (columns > 0) & (columns <= np.array(counts)[:, None])
+    device = probabilities.device
+    return torch.from_numpy(np.stack(maps)).to(device), torch.from_numpy(verified).to(device)
+
+
+def _verify_clip(
+    probabilities: Tensor,
+    found: list[Instances],
+    space: LabelSpace,
+    limits: PseudoInstanceConfig,
+    tracker: OnlineTracker,
+) -> tuple[NDArray[np.int32], int]:
+    """Map int32 (T,H,W) with ids 1..K of the verified tracks of one clip where they are good, and K."""
+    labels, tracks = [], []
     for frame, instances in zip(probabilities, found, strict=True):
-        fused = fuse(frame, instances, space.is_thing)
-        detections = Detections.from_fused(fused)
+        detections = Detections.from_fused(fuse(frame, instances, space.is_thing))
         result = tracker.update(detections)
         good = (detections.scores >= limits.score) & (result.agreement >= limits.agreement)
         labels.append(detections.labels)
-        tracked.append(np.where(good, result.ids, 0))
-    alive = set(tracked[0].tolist()) - {0}
-    for ids in tracked[1:]:
-        alive &= set(ids.tolist())
-    number = {track: k for k, track in enumerate(sorted(alive), 1)}
-    out = np.zeros((len(labels), *probabilities.shape[-2:]), np.int32)
-    for frame_map, label_map, ids in zip(out, labels, tracked, strict=True):
-        table = np.array([0, *(number.get(int(track), 0) for track in ids)], np.int32)
-        frame_map[:] = table[label_map]
-    return out, len(number)
+        tracks.append(np.where(good, result.ids, 0))
+    ids, hits = np.unique(np.concatenate(tracks), return_counts=True)
+    kept = ids[(ids > 0) & (hits >= needed_hits(limits.hits, len(found)))]
+    painted = np.zeros((len(labels), *probabilities.shape[-2:]), np.int32)
+    for frame_map, label_map, track in zip(painted, labels, tracks, strict=True):
+        number = np.where(np.isin(track, kept), np.searchsorted(kept, track) + 1, 0)
+        frame_map[:] = np.concatenate([[0], number])[label_map]
+    return painted, len(kept)
+
+
+def needed_hits(share: float, length: int) -> int:
+    """Frames of a clip of ``length`` on which a track must be found: ``share`` of them, rounded up, at least one."""
+    rounding_error = 1e-9
+    return max(1, math.ceil(share * length - rounding_error))

@@ -25,6 +25,9 @@ from vidapt.errors import ConfigError, InputError, TrainingError, VidaptError
 Transform = Callable[[Clip, np.random.Generator], Clip]
 """Crops, flips and the like; every random choice comes from the generator."""
 
+Draw = Callable[[np.random.Generator], Clip]
+"""Chooses, reads and transforms a clip; every random choice comes from the generator."""
+
 _ORDER, _CHOICES = 0, 1
 
 
@@ -79,6 +82,7 @@ def clip_loader(
     world: int = 1,
     accumulate: int = 1,
     workers: int = 0,
+    draw: Draw | None = None,
 ) -> Iterator[ClipBatch]:
     """Return the endless stream of this process's batches: ``accumulate`` parts for each step.
 
@@ -93,6 +97,8 @@ def clip_loader(
         world: Number of processes.
         accumulate: Parts into which each process splits its share.
         workers: Loader processes; 0 loads in this process.
+        draw: Gives each sample, from the generator that belongs to (seed, domain, sample number), in place of the
+            epochs over ``dataset`` and of ``transform``; must be picklable if ``workers`` > 0.
 
     Raises:
         ConfigError: If the batch cannot be split evenly.
@@ -107,7 +113,7 @@ def clip_loader(
         raise InputError(
             f"the {domain} data holds no clips; it needs at least one video of training.clip_length frames"
         )
-    samples = _Samples(dataset, transform, seed, domain)
+    samples = _Samples(dataset, transform, seed, domain, draw)
     numbers = _Numbers(start_step, batch, rank, world, accumulate)
     return _in_process(samples, numbers) if workers == 0 else _from_workers(samples, numbers, workers)
 
@@ -139,18 +145,23 @@ class _Samples(Dataset[tuple[int, Clip | VidaptError]]):
     transform: Transform | None
     seed: int
     domain: str
+    draw: Draw | None = None
 
     def __getitem__(self, sample: int) -> tuple[int, Clip | VidaptError]:
         index = clip_index(sample, len(self.dataset), self.seed, self.domain)
+        rng = generator_for(self.seed, self.domain, _CHOICES, sample)
         try:
-            clip = self.dataset[index]
-            if self.transform is not None:
-                clip = self.transform(clip, generator_for(self.seed, self.domain, _CHOICES, sample))
+            clip = self._visit(index, rng) if self.draw is None else self.draw(rng)
         except VidaptError as error:
             return sample, error
         except Exception as error:
-            return sample, _describe(error, f"{self.domain} clip {index} (sample {sample})")
+            what = f"clip {index}" if self.draw is None else "drawn clip"
+            return sample, _describe(error, f"{self.domain} {what} (sample {sample})")
         return sample, clip
+
+    def _visit(self, index: int, rng: np.random.Generator) -> Clip:
+        clip = self.dataset[index]
+        return clip if self.transform is None else self.transform(clip, rng)
 
 
 def _describe(error: Exception, what: str) -> TrainingError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,11 +28,15 @@ class Table:
         head: Column heads.
         rows: Cells.
         colours: RGB colour of each row, shown beside its name; empty for none.
+        bold: Row and column of the cells that stand out.
+        caption: What the table shows; empty where a heading says it.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     colours: Sequence[tuple[int, int, int]] = ()
+    bold: Collection[tuple[int, int]] = ()
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,17 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    """A part with a heading of its own: lines of text, its main table, remarks, pictures and further tables."""
+
+    title: str
+    lines: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """What a report shows; every text is escaped.
 
@@ -64,6 +79,7 @@ class ReportContent:
         video: H.264 MP4 bytes, or None.
         video_caption: What the video shows.
         command: The next command to type.
+        sections: Further parts, shown first.
     """
 
     title: str
@@ -76,6 +92,7 @@ class ReportContent:
     video: bytes | None = None
     video_caption: str = ""
     command: str | None = None
+    sections: Sequence[ReportSection] = ()
 
     @property
     def video_source(self) -> str | None:

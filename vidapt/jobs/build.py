@@ -13,21 +13,24 @@ from accelerate import Accelerator
 from vidapt.adaptation.feature_distance import thing_table
 from vidapt.adaptation.graphs import Tools
 from vidapt.adaptation.memory import MemoryBank
+from vidapt.adaptation.rare_classes import RareClassDraw
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import Labelled, SupervisedStep
 from vidapt.config import ModelConfig, Recipe
 from vidapt.config_method import MethodConfig
 from vidapt.config_model import PixelProjectionConfig, TextProjectionConfig
-from vidapt.engine.distributed import all_reduce_mean, gather_tensor, rank
+from vidapt.engine.distributed import all_reduce_mean, gather_tensor, on_main, rank
 from vidapt.engine.loading import clip_loader
 from vidapt.engine.train import Loader
+from vidapt.jobs.clip_counts import clip_class_counts
 from vidapt.jobs.data import class_counts
 from vidapt.jobs.weights import find_weights
 from vidapt.labels import LabelSpace, find_space
 from vidapt.models.encoder import Encoder, build_encoder
 from vidapt.models.losses import class_weights
-from vidapt.models.network import PanopticNetwork, load_weights
+from vidapt.models.network import PanopticNetwork
 from vidapt.models.network import build_network as new_network
+from vidapt.models.network_file import load_weights
 from vidapt.models.text import find_table
 from vidapt.segmenter import new_tracker
 from vidapt.transforms import StrongAugment, TrainTransform
@@ -142,10 +145,11 @@ def _reference(recipe: Recipe, network: PanopticNetwork, device: torch.device, *
 
 def build_loader(dataset: Any, recipe: Recipe, domain: str, accelerator: Accelerator) -> Loader:
     """The stream of training clips of a domain, ``source`` or ``target``."""
-    config = recipe.training
+    config, transform = recipe.training, TrainTransform(recipe.training.crop, recipe.training.scale)
+    draw = _rare_class_draw(recipe, dataset, transform) if domain == "source" else None
     return lambda start_step: clip_loader(
         dataset,
-        TrainTransform(config.crop, config.scale),
+        transform,
         seed=config.seed,
         domain=domain,
         batch=config.batch,
@@ -154,4 +158,12 @@ def build_loader(dataset: Any, recipe: Recipe, domain: str, accelerator: Acceler
         world=accelerator.num_processes,
         accumulate=config.accumulate,
         workers=config.workers,
+        draw=draw,
     )
+
+
+def _rare_class_draw(recipe: Recipe, dataset: Any, transform: TrainTransform) -> RareClassDraw | None:
+    if recipe.method is None or recipe.method.rare_classes is None:
+        return None
+    counts = on_main(lambda: clip_class_counts(dataset, len(find_space(recipe.labels))))
+    return RareClassDraw(dataset, transform, counts.clips, counts.frequencies, recipe.method.rare_classes)

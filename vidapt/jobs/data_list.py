@@ -28,7 +28,7 @@ def list_datasets() -> None:
         console.print(Text.assemble((card.name, "bold"), f": {card.title}, {card.labels}, {card.checked}"))
         console.print(Text(f"  {splits_text(card)}"))
         console.print(Text("".join(f"  {line}\n" for line in card.layout.splitlines())))
-    console.print(Text("benchmarks, to be joined with a method as in benchmarks/NAME+methods/video", "bold"))
+    console.print(Text("benchmarks, to be joined with a method as in benchmarks/NAME+methods/vidapt", "bold"))
     for name in (name for name in recipe_names() if name.startswith("benchmarks/")):
         recipe = load_recipe(name)
         route = f"{describe_all(recipe.source)} to {describe(recipe.target)}"

@@ -50,17 +50,18 @@ class Counted:
     written: Path | None = None
 
 
-def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> Counted:
+def statistics_of(dataset: StoredDataset, *, jobs: int | None = None, skip_damaged: bool = False) -> Counted:
     """Pixels per class of every labelled frame, from an earlier count if no file has changed since.
 
     Args:
         dataset: A labelled data set.
         jobs: Processes; None takes one a core.
+        skip_damaged: Damaged frames count as showing nothing; what is counted so is not kept.
 
     Raises:
-        InputError: If a frame is damaged or the index of the data set has problems.
+        InputError: If a frame is damaged or the index of the data set has problems, unless they are skipped.
     """
-    if dataset.index_problems:
+    if dataset.index_problems and not skip_damaged:
         first, count = dataset.index_problems[0], len(dataset.index_problems)
         raise InputError(
             f"the index of {dataset.card.title} {dataset.split} in {dataset.root} has {count} problems, the first: "
@@ -71,9 +72,11 @@ def statistics_of(dataset: StoredDataset, *, jobs: int | None = None) -> Counted
     known = load_statistics(dataset.root, key)
     if known is not None:
         return Counted(known, known=True)
-    rows = list(in_processes(_count, dataset, frames, jobs=jobs, title="counting classes"))
+    read = _count_if_readable if skip_damaged else _count
+    rows = list(in_processes(read, dataset, frames, jobs=jobs, title="counting classes"))
+    whole = all(row.any() for row in rows)
     statistics = FrameStatistics(tuple(frame.name for frame in frames), np.stack(rows))
-    return Counted(statistics, known=False, written=save_statistics(dataset.root, key, statistics))
+    return Counted(statistics, known=False, written=save_statistics(dataset.root, key, statistics) if whole else None)
 
 
 def _count(dataset: StoredDataset, frame: Frame) -> NDArray[np.int64]:
@@ -83,6 +86,14 @@ def _count(dataset: StoredDataset, frame: Frame) -> NDArray[np.int64]:
     except InputError as error:
         raise InputError(f"{error}; list everything that is wrong with 'vidapt data check'") from error
     return np.bincount(semantic.reshape(-1), minlength=256)
+
+
+def _count_if_readable(dataset: StoredDataset, frame: Frame) -> NDArray[np.int64]:
+    """``_count``; zeros for a damaged frame."""
+    try:
+        return _count(dataset, frame)
+    except InputError:
+        return np.zeros(256, np.int64)
 
 
 def run_stats(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from vidapt.config import Recipe, StreetWorldData
+from vidapt.config import Recipe
 from vidapt.errors import ConfigError
 from vidapt.io.encoder import write_video
 from vidapt.io.reader import open_video
@@ -18,14 +18,13 @@ from vidapt.io.segmentation_folder import encode_png, write_bytes
 from vidapt.jobs.adapt import adapt
 from vidapt.jobs.scored_videos import labelled_frames, scored_videos
 from vidapt.jobs.segment import write_segmentation
+from vidapt.jobs.worlds import seeded
 from vidapt.recipe import load_recipe
 from vidapt.segmenter import load
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-WORLDS = ("source", "target", "validation", "evaluation")
 
 
 def run_demo(*, out: str | Path, seed: int = 0, device: str | None = None) -> None:
@@ -55,18 +54,6 @@ def _holds(run: Path, recipe: Recipe) -> bool:
     """Whether a run folder was started with this recipe."""
     config = run / "config.yaml"
     return config.is_file() and load_recipe(config) == recipe
-
-
-def seeded(recipe: Recipe, seed: int) -> Recipe:
-    """Give a recipe on street_world its training seed and generated worlds of its own: seeds 10·seed to 10·seed + 3."""
-    changes: dict[str, object] = {"training": recipe.training.model_copy(update={"seed": seed})}
-    for number, name in enumerate(WORLDS):
-        data = getattr(recipe, name)
-        if isinstance(data, StreetWorldData):
-            changes[name] = data.model_copy(update={"seed": 10 * seed + number})
-    if isinstance(recipe.upper_bound, StreetWorldData):
-        changes["upper_bound"] = recipe.upper_bound.model_copy(update={"seed": 10 * seed + WORLDS.index("target")})
-    return recipe.model_copy(update=changes)
 
 
 def write_example(recipe: Recipe, path: Path) -> Path:

@@ -17,7 +17,7 @@ from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
 from vidapt.engine.distributed import make_accelerator, on_main
 from vidapt.engine.train import train as run_training
-from vidapt.errors import ConfigError, UserError
+from vidapt.errors import ConfigError, SingleImagesError, UserError
 from vidapt.jobs.build import build_loader, build_network, build_step
 from vidapt.jobs.calibrate import calibrate
 from vidapt.jobs.data import training_source, training_target
@@ -29,7 +29,7 @@ from vidapt.jobs.scored_videos import evaluation_videos, refuse_damaged, scored_
 from vidapt.jobs.table import ScoreData
 from vidapt.jobs.weights import recipe_header, write_calibration
 from vidapt.labels import LabelSpace, find_space
-from vidapt.models.network import network_header
+from vidapt.models.network_file import network_header
 from vidapt.recipe import dump_recipe, load_recipe
 from vidapt.segmenter import load, mapping_matrix
 
@@ -129,6 +129,7 @@ def run_stage(
         student = recipe.inference.model_copy(update={"weights": "student"})
         recipe = recipe.model_copy(update={"inference": student})
     datasets = open_data(recipe, None if dry_run else run)
+    recipe = _with_clip_length(recipe, len(datasets[0][0].frames))
     # A plan needs no weights: it neither loads nor downloads any.
     fresh = not dry_run and (not resume or latest_checkpoint(run) is None)
     network = build_network(recipe, fresh=fresh)
@@ -167,6 +168,14 @@ def open_accelerator(recipe: Recipe, device: str | None) -> Accelerator:
         UserError: If the device is unknown or missing.
     """
     return make_accelerator(recipe.training.precision, _device_kind(device))
+
+
+def _with_clip_length(recipe: Recipe, length: int) -> Recipe:
+    """The recipe with the length that its clips have; says so if that is not what it asked for."""
+    if length == recipe.training.clip_length:
+        return recipe
+    on_main(lambda: print("the data hold single images: every clip has one frame", file=sys.stderr))
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"clip_length": length})})
 
 
 def _describe_run(recipe: Recipe, run: Path, accelerator: Accelerator) -> None:
@@ -232,8 +241,15 @@ def open_data(recipe: Recipe, run: Path | None = None) -> tuple[Any, Any]:
 
 
 def _datasets(recipe: Recipe, space: LabelSpace, skipped: Path | None) -> tuple[Any, Any]:
-    clips: dict[str, Any] = {"clip_length": recipe.training.clip_length, "interval": recipe.training.interval}
-    clips["skipped"] = skipped
+    """Clips of the length that the recipe asks for, or of one frame where a domain consists of single images."""
+    try:
+        return _clips(recipe, space, skipped, recipe.training.clip_length)
+    except SingleImagesError:
+        return _clips(recipe, space, skipped, 1)
+
+
+def _clips(recipe: Recipe, space: LabelSpace, skipped: Path | None, length: int) -> tuple[Any, Any]:
+    clips: dict[str, Any] = {"clip_length": length, "interval": recipe.training.interval, "skipped": skipped}
     labelled = recipe.upper_bound if recipe.train_on == "upper_bound" else recipe.source
     source = training_source(labelled or recipe.source, space, **clips)
     if recipe.method is None or recipe.target is None:

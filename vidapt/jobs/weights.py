@@ -14,7 +14,8 @@ from vidapt.config import InferenceConfig, Recipe, TrackingConfig
 from vidapt.engine.checkpoint import latest_checkpoint, verify_weights
 from vidapt.errors import CheckpointError
 from vidapt.jobs.files import write_json
-from vidapt.models.network import PanopticNetwork, load_network
+from vidapt.models.network import PanopticNetwork
+from vidapt.models.network_file import load_network
 from vidapt.models.weights import read_weights
 
 Which = Literal["student", "teacher"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,6 +45,15 @@ def enlarge(maps: Tensor, size: Size) -> Tensor:
 def cell_scale(length: int, target: int) -> float:
     """Pixels of a grid of ``target`` rows (or columns) that one of ``length`` cells spans after ``enlarge``."""
     return float(cell_factor(length, target) or target / length)
+
+
+def pick_pixels(maps: Tensor, stride: int = STRIDE) -> Tensor:
+    """Take from (...,H,W) the pixel right below the middle of every cell, or the last where the image ends before."""
+    rows, columns = (
+        (stride * torch.arange(cells(length, stride), device=maps.device) + stride // 2).clamp(max=length - 1)
+        for length in maps.shape[-2:]
+    )
+    return maps[..., rows[:, None], columns]
 
 
 def norm_layer(kind: Literal["batch", "group"], channels: int) -> nn.Module:

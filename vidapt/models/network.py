@@ -1,51 +1,50 @@
-"""The panoptic network: one encoder, a semantic, an instance and a projection head; and its weights file."""
+"""The panoptic network: one encoder, a semantic, an instance and a projection head."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vidapt import __version__
 from vidapt.clip import Instances, PanopticTarget
 from vidapt.config import ModelConfig
-from vidapt.errors import CheckpointError, ConfigError
 from vidapt.labels import LabelSpace
 from vidapt.models.encoder import build_encoder
-from vidapt.models.grid import Size, enlarge
+from vidapt.models.grid import STRIDE, Size, enlarge, pick_pixels
 from vidapt.models.instance.build import build_instance_head
 from vidapt.models.losses import semantic_loss
+from vidapt.models.multi_resolution import Detail, ScaleAttention, fuse_views, shrink_target, view_details
 from vidapt.models.projection import ProjectionHead, TextProjection, pool_masks
 from vidapt.models.semantic import SemanticHead
-from vidapt.models.weights import load_strictly, read_weights, write_weights
+from vidapt.models.views import Window, plan_views
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-OPTIONAL_PARTS = ("pixel_projection.", "text.", "attention.")
-"""Modules that a method may add to a trained network; weights of a network without them fit, and the other way round."""
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
     """What one pass over N frames gives; heads run on it on demand.
 
+    With ``model.multi_resolution``, ``features`` and ``fused`` are those of the context view: what the instance head
+    and the projections say is then coarser than ``logits``.
+
     Attributes:
         features: Four maps (N,channels,ceil(H/stride),ceil(W/stride)), finest (stride 4) first.
         fused: (N,channels,h,w), the semantic head's map before classification; h = ceil(H/4), w = ceil(W/4).
-        logits: (N,C,h,w).
+        logits: (N,C,h,w), always at a quarter of the frame.
         size: H and W of the frames.
+        detail: The detail crop of a multi-resolution network, where one was taken.
     """
 
     features: list[Tensor]
     fused: Tensor
     logits: Tensor
     size: Size
+    detail: Detail | None = None
 
 
 class PanopticNetwork(nn.Module):
@@ -56,7 +55,7 @@ class PanopticNetwork(nn.Module):
         space: Classes to predict.
 
     Raises:
-        ConfigError: If the encoder does not exist or gives no feature pyramid.
+        ConfigError: If the encoder does not exist or gives no feature pyramid, or an option does not fit.
         CheckpointError: If pretrained encoder weights cannot be loaded.
     """
 
@@ -72,24 +71,72 @@ class PanopticNetwork(nn.Module):
         self.semantic = SemanticHead(config.semantic, channels, len(space))
         self.instance = build_instance_head(config.instance, channels, space)
         self.projection = ProjectionHead(config.projection, self.semantic.channels)
-        pixels, text = config.pixel_projection, config.text
+        pixels, text, views = config.pixel_projection, config.text, config.multi_resolution
         self.pixel_projection = None if pixels is None else ProjectionHead(pixels, self.semantic.channels)
         self.text = None if text is None else TextProjection(text, self.semantic.channels, channels[-1])
+        self.attention = None if views is None else ScaleAttention(views, channels, len(space), config.semantic.norm)
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def forward(self, frames: Tensor) -> NetworkOutput:
+    def forward(self, frames: Tensor, window: Window | None = None) -> NetworkOutput:
         """Encode frames and classify every stride-4 cell.
+
+        A multi-resolution network looks at a context view of the whole frames and at details: in ``window`` if there is
+        one (in training the middle of the frames, if there is none), else in windows that slide over the frames.
 
         Args:
             frames: (N,3,H,W) RGB, uint8 or float in 0..1.
+            window: Detail crop of all frames; see ``draw_window``.
+
+        Raises:
+            ValueError: If the window does not fit the frames, or the network has one resolution.
         """
-        values = frames / 255.0 if frames.dtype == torch.uint8 else frames
-        # a third faster on CPUs than the default layout, and what tensor cores want
-        normalised = ((values - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        normalised = self._normalise(frames)
+        if self.attention is not None:
+            return self._two_views(normalised, window, self.attention)
+        if window is not None:
+            raise ValueError("the network has one resolution and takes no window: set model.multi_resolution")
         features = self.encoder(normalised)
         fused, logits = self.semantic(features)
         return NetworkOutput(features, fused, logits, (frames.shape[-2], frames.shape[-1]))
+
+    def encoder_input(self, frames: Tensor) -> Tensor:
+        """What ``features`` are computed from: the normalised frames (N,3,H,W), or the context view of them."""
+        normalised = self._normalise(frames)
+        if self.attention is None:
+            return normalised
+        views = plan_views(self.attention.config, (frames.shape[-2], frames.shape[-1]))
+        return views.context(views.pad(normalised))
+
+    def _normalise(self, frames: Tensor) -> Tensor:
+        values = frames / 255.0 if frames.dtype == torch.uint8 else frames
+        # a third faster on CPUs than the default layout, and what tensor cores want
+        return ((values - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the embeddings."""
+        return STRIDE if self.attention is None else STRIDE * self.attention.shrink
+
+    def draw_window(self, size: Size, rng: np.random.Generator) -> Window | None:
+        """Draw where the next forward of frames of ``size`` looks at details; None, and no draw, for one resolution."""
+        return None if self.attention is None else plan_views(self.attention.config, size).draw(rng)
+
+    def _two_views(self, frames: Tensor, window: Window | None, attention: ScaleAttention) -> NetworkOutput:
+        views = plan_views(attention.config, (frames.shape[-2], frames.shape[-1]))
+        padded = views.pad(frames)
+        features = self.encoder(views.context(padded))
+        fused, context = self.semantic(features)
+        if window is None and self.training:
+            window = views.center()
+        detail = view_details(self._classify, padded, views, window)
+        logits = fuse_views(context, attention(features), detail, views.grid)
+        return NetworkOutput(features, fused, logits, views.size, None if window is None else detail)
+
+    def _classify(self, crops: Tensor) -> Tensor:
+        """Logits (N,C,h/4,w/4) of normalised crops (N,3,h,w)."""
+        logits: Tensor = self.semantic(self.encoder(crops))[1]
+        return logits
 
     def project(self, output: NetworkOutput) -> Tensor:
         """Embedding (N,dim,h,w) of every stride-4 cell that tells instances apart, not normalised."""
@@ -122,8 +169,17 @@ class PanopticNetwork(nn.Module):
         weight: Tensor | None = None,
         class_weight: Tensor | None = None,
     ) -> Tensor:
-        """Loss of the semantic head on uint8 (N,H,W) labels; see ``models.losses.semantic_loss``."""
-        return semantic_loss(output.logits, semantic, weight, class_weight)
+        """Loss of the semantic head on uint8 (N,H,W) labels; see ``models.losses.semantic_loss``.
+
+        Where a detail crop was taken, its own loss against the labels in its window has the share ``detail_weight``.
+        """
+        loss = semantic_loss(output.logits, semantic, weight, class_weight)
+        detail = output.detail
+        if detail is None or self.attention is None:
+            return loss
+        labels, trust = detail.window.cut(semantic), None if weight is None else detail.window.cut(weight)
+        closer = semantic_loss(detail.logits, labels, trust, class_weight)
+        return torch.lerp(loss, closer, self.attention.config.detail_weight)
 
     def instance_loss(
         self,
@@ -134,6 +190,9 @@ class PanopticNetwork(nn.Module):
         pixel_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of the instance head by name, see its ``loss``; ``target`` is flat (N,H,W)."""
+        if self.attention is not None:
+            target = shrink_target(target, self.attention.shrink)
+            pixel_weight = None if pixel_weight is None else pick_pixels(pixel_weight, self.attention.shrink)
         return self.instance.loss(output.features, target, instance_weight=instance_weight, pixel_weight=pixel_weight)
 
     def probabilities(self, output: NetworkOutput) -> Tensor:
@@ -163,81 +222,3 @@ class PanopticNetwork(nn.Module):
 def build_network(config: ModelConfig, space: LabelSpace) -> PanopticNetwork:
     """Build the network on the CPU in training mode."""
     return PanopticNetwork(config, space)
-
-
-def network_header(config: ModelConfig, space: LabelSpace) -> dict[str, str]:
-    """Header of a weights file: architecture and label space as JSON, and the version of this package."""
-    return {
-        "vidapt": __version__,
-        "model": _without_pretrained(config).model_dump_json(),
-        "labels": json.dumps(space.to_dict()),
-    }
-
-
-def save_network(network: PanopticNetwork, path: Path | str, header: Mapping[str, str] | None = None) -> None:
-    """Write the weights as safetensors with ``network_header`` and further header entries, atomically.
-
-    Raises:
-        StorageError: If writing fails; an older file at ``path`` is intact.
-    """
-    entries = {**(header or {}), **network_header(network.config, network.space)}
-    write_weights(network.state_dict(), Path(path), entries)
-
-
-def load_network(path: Path | str) -> tuple[PanopticNetwork, LabelSpace, dict[str, str]]:
-    """Rebuild the network that ``save_network`` wrote, on the CPU in evaluation mode.
-
-    Returns:
-        The network, its label space, and all header entries.
-
-    Raises:
-        CheckpointError: If the file is missing, truncated, no vidapt checkpoint or of another architecture.
-    """
-    state, header = read_weights(Path(path))
-    config, space = read_header(header, path)
-    network = PanopticNetwork(config, space)
-    load_strictly(network, state, str(path))
-    return network.eval(), space, header
-
-
-def load_weights(network: PanopticNetwork, path: Path | str) -> dict[str, str]:
-    """Load a weights file into a network of the same architecture and return the file's header.
-
-    What only one of the two has may differ in ``OPTIONAL_PARTS``: the network's own keep their values.
-
-    Raises:
-        CheckpointError: If the file cannot be read, or the architecture or the classes differ.
-    """
-    state, header = read_weights(Path(path))
-    _, space = read_header(header, path)
-    if space.names != network.space.names:
-        raise CheckpointError(
-            f"checkpoint {path} predicts {len(space)} classes ({space.name}), the recipe "
-            f"{len(network.space)} ({network.space.name}); set labels to the checkpoint's"
-        )
-    load_strictly(network, state, str(path), optional=OPTIONAL_PARTS)
-    return header
-
-
-def read_header(header: Mapping[str, str], path: Path | str) -> tuple[ModelConfig, LabelSpace]:
-    """Architecture and label space of a weights file.
-
-    Raises:
-        CheckpointError: If the header is not one of ours or of a version that this one cannot read.
-    """
-    if not {"model", "labels"} <= header.keys():
-        raise CheckpointError(f"{path} is no vidapt checkpoint: its header names no architecture and classes")
-    try:
-        labels = json.loads(header["labels"])
-        if not isinstance(labels, dict):
-            raise ValueError("labels are no table")
-        return ModelConfig.model_validate_json(header["model"]), LabelSpace.from_dict(labels)
-    except (ValidationError, ValueError, ConfigError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} of vidapt {header.get('vidapt', '?')} cannot be read by {__version__}: "
-            f"its header does not fit ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def _without_pretrained(config: ModelConfig) -> ModelConfig:
-    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"pretrained": False})})

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny_runs import TRACKING, tiny_network
-from vidapt.adaptation.step import Labelled, SelfTrainingStep
+from tests.tiny_runs import MODEL, TRACKING, tiny_network
+from vidapt.adaptation.graphs import Tools
+from vidapt.adaptation.step import SelfTrainingStep
+from vidapt.adaptation.supervised import Labelled
 from vidapt.clip import ClipBatch, collate
 from vidapt.config import MethodConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld
@@ -16,10 +18,12 @@ from vidapt.labels import CITYSCAPES
 from vidapt.segmenter import new_tracker
 
 METHOD = {
-    "threshold": 0.0,
-    "instance_mix": {"score": 0.0, "agreement": 0.0, "semantic_weight": 1.0},
+    "pseudo_labels": {"threshold": 0.0},
+    "pseudo_instances": {"score": 0.0},
+    "class_mix": {"instance_weight": 1.0},
+    "instance_mix": {"semantic_weight": 1.0},
     "pixel_contrast": {"total": 60, "per_class": 20, "min_pixels": 2},
-    "temporal_contrast": {"total": 40},
+    "temporal_contrast": {"total": 40, "warp": True},
 }
 OPERATIONS = {"paste_instances", "supervised_contrast", "paired_contrast", "sample_anchors"}
 
@@ -31,11 +35,10 @@ def clips(style: str) -> ClipBatch:
 
 
 def losses_and_gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    network = tiny_network()
+    network = tiny_network(model=MODEL | {"pixel_projection": {"dim": 8, "hidden": 8}})
     step = SelfTrainingStep(
-        network,
-        MethodConfig.model_validate(METHOD),
-        labelled=Labelled(seed=3),
+        Tools(network, MethodConfig.model_validate(METHOD), Labelled(seed=3)),
+        steps=1,
         new_tracker=lambda: new_tracker(TrackingConfig.model_validate(TRACKING), len(CITYSCAPES), None),
     )
     losses = {}

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vidapt.adaptation.mixing import class_mix, draw_classes, instance_mix
+from vidapt.adaptation.mixing import MixedClips, class_mix, draw_classes, instance_mix, unmixed
 from vidapt.adaptation.pseudo_labels import PseudoLabels
 from vidapt.clip import ClipBatch, PanopticTarget
+from vidapt.kernels.paste import instance_stats
+from vidapt.models.instance.targets import weight_by_id
 
 
 def batch(value: int, semantic: torch.Tensor | None = None, instance: torch.Tensor | None = None) -> ClipBatch:
@@ -25,6 +27,22 @@ def batch(value: int, semantic: torch.Tensor | None = None, instance: torch.Tens
     )
 
 
+def labels(semantic: torch.Tensor, instance: torch.Tensor, trust: float | torch.Tensor = 0.5) -> PseudoLabels:
+    """Pseudo-labels of constant trust, and 0.25 in every instance that a clip shows."""
+    count = int(instance.max()) + 1
+    verified = torch.stack([(instance == k).flatten(1).any(1) & (k > 0) for k in range(count)], 1)
+    weight = torch.as_tensor(trust).expand(semantic.shape).contiguous()
+    return PseudoLabels(
+        semantic=semantic,
+        confidence=torch.full(semantic.shape, 0.75),
+        weight=weight,
+        confident=weight.mean((1, 2, 3)),
+        instance=instance,
+        verified=verified,
+        instance_weight=torch.where(verified, 0.25, 1.0),
+    )
+
+
 @pytest.fixture
 def source() -> ClipBatch:
     semantic = torch.tensor([[[0, 0, 13, 13], [0, 0, 13, 13]], [[0, 13, 13, 0], [0, 13, 13, 255]]], dtype=torch.uint8)
@@ -35,8 +53,7 @@ def source() -> ClipBatch:
 def pseudo() -> PseudoLabels:
     semantic = torch.full((1, 2, 2, 4), 8, dtype=torch.uint8)
     semantic[:, :, 0, 0] = 11
-    instance = (semantic == 11).int()
-    return PseudoLabels(semantic, instance, torch.tensor([0.5]), torch.tensor([[False, True]]))
+    return labels(semantic, (semantic == 11).int())
 
 
 def test_half_of_the_classes_rounded_up_and_never_ignore():
@@ -81,19 +98,151 @@ def test_instance_mix_pastes_verified_instances_only(source, pseudo):
     mixed = instance_mix(source, batch(200), pseudo)
     pasted = pseudo.instance == 1
     assert torch.equal(mixed.frames == 200, pasted[:, :, None].expand_as(mixed.frames))
-    assert mixed.target.instance[pasted].unique().tolist() == [6]
+    assert mixed.target.instance[pasted].unique().tolist() == [1]
+    assert mixed.target.instance[~pasted].unique().tolist() == [0, 6]
     assert mixed.target.semantic[pasted].unique().tolist() == [11]
     assert torch.equal(mixed.target.semantic[~pasted], source.target.semantic[~pasted])
     assert mixed.target.labelled.all()
 
 
 def test_instance_mix_without_instances_counts_as_unlabelled(source, pseudo):
-    nothing = PseudoLabels(
-        pseudo.semantic, torch.zeros_like(pseudo.instance), pseudo.confidence, torch.zeros(1, 2, dtype=torch.bool)
-    )
+    nothing = labels(pseudo.semantic, torch.zeros_like(pseudo.instance))
     mixed = instance_mix(source, batch(200), nothing)
     assert torch.equal(mixed.frames, source.frames)
     assert not mixed.target.labelled.any()
+
+
+def test_source_things_are_pasted_over_the_target(source, pseudo):
+    source.target.instance[0, 1, 0, 1] = 0
+    mixed = instance_mix(source, batch(200), pseudo, "source_to_target")
+    things = source.target.instance == 5
+    assert torch.equal(mixed.frames == 10, things[:, :, None].expand_as(mixed.frames))
+    assert torch.equal(mixed.target.semantic, torch.where(things, source.target.semantic, pseudo.semantic))
+    assert torch.equal(mixed.target.instance, torch.where(things, 6, pseudo.instance))
+    assert torch.equal(mixed.weight, torch.where(things, 1.0, 0.5))
+    assert mixed.target.labelled.all()
+
+
+def test_target_clips_that_receive_nothing_count_as_unlabelled(source, pseudo):
+    source.target.instance.zero_()
+    mixed = instance_mix(source, batch(200), pseudo, "source_to_target")
+    assert torch.equal(mixed.frames, batch(200).frames)
+    assert not mixed.target.labelled.any()
+
+
+def test_unmixed_clips_are_the_target(pseudo):
+    clips = unmixed(batch(200), pseudo)
+    assert torch.equal(clips.frames, batch(200).frames)
+    assert clips.target.semantic is pseudo.semantic
+    assert clips.target.instance is pseudo.instance
+    assert clips.weight is pseudo.weight
+    assert clips.instance_weight is pseudo.instance_weight
+    assert clips.target.labelled.all()
+    assert not clips.from_source.any()
+
+
+# --- ids, weights of instances, geometry
+
+
+def boxes(ids: torch.Tensor, count: int) -> torch.Tensor:
+    return instance_stats(ids, count).box[0]
+
+
+def row(values: list[int], dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    """One clip of frames that are the digits of each number, e.g. 1100 -> two pixels of 1 and two of 0."""
+    return torch.tensor([[[[int(digit) for digit in f"{value:06d}"]] for value in values]], dtype=dtype)
+
+
+def clip(ids: torch.Tensor, value: int) -> ClipBatch:
+    """A labelled clip whose things are those of ``ids``."""
+    clips, length = ids.shape[:2]
+    return ClipBatch(
+        torch.full((clips, length, 3, *ids.shape[2:]), value, dtype=torch.uint8),
+        ("v",) * clips,
+        torch.zeros(clips, length, dtype=torch.int64),
+        torch.zeros(clips, length).double(),
+        torch.arange(clips),
+        PanopticTarget((ids > 0).to(torch.uint8) * 13, ids, torch.ones(clips, length, dtype=torch.bool)),
+    )
+
+
+def pasted(source_ids: list[int], target_ids: list[int], direction: str = "target_to_source") -> MixedClips:
+    below, above = row(source_ids), row(target_ids)
+    pseudo = labels((above > 0).to(torch.uint8) * 11, above)
+    return instance_mix(clip(below, 10), clip(above, 200), pseudo, direction)
+
+
+def test_covered_boxes_shrink_and_fully_covered_ones_vanish():
+    mixed = pasted([111000, 111000, 111000], [0, 1000, 111000])
+    assert mixed.target.instance[0, :, 0].tolist() == [[2, 2, 2, 0, 0, 0], [2, 2, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+    assert boxes(mixed.target.instance, 2)[:, 2].tolist() == [[0, 0, 3, 1], [0, 0, 2, 1], [0, 0, 0, 0]]
+    assert boxes(mixed.target.instance, 2)[:, 1].tolist() == [[0, 0, 0, 0], [2, 0, 3, 1], [0, 0, 3, 1]]
+
+
+@pytest.mark.parametrize("direction", ["target_to_source", "source_to_target"])
+def test_ids_of_both_domains_never_clash_over_time(direction):
+    mixed = pasted([100, 11000, 220011], [330000, 3, 300000], direction)
+    ids, mine = mixed.target.instance, row([100, 11000, 220011])
+    theirs = row([330000, 3, 300000])
+    for t in range(3):
+        for x in range(6):
+            shown = ids[0, t, 0, x].item()
+            if mixed.from_source[0, t, 0, x]:
+                assert shown == (mine[0, t, 0, x].item() + 3 if mine[0, t, 0, x] else 0)
+            else:
+                assert shown == theirs[0, t, 0, x].item()
+    assert set(ids[mixed.from_source].unique().tolist()).isdisjoint(ids[~mixed.from_source & (ids > 0)].tolist())
+
+
+@pytest.mark.parametrize("direction", ["target_to_source", "source_to_target"])
+def test_single_frames(direction):
+    mixed = pasted([110000], [11000], direction)
+    upper = {"target_to_source": [2, 1, 1, 0, 0, 0], "source_to_target": [2, 2, 1, 0, 0, 0]}
+    assert mixed.target.instance[0, 0, 0].tolist() == upper[direction]
+    assert mixed.target.labelled.tolist() == [[True]]
+
+
+def plain_weights(mixed: MixedClips, pseudo: PseudoLabels, source_ids: torch.Tensor) -> torch.Tensor:
+    expected = torch.ones(source_ids.shape)
+    for b in range(len(source_ids)):
+        for k in range(1, pseudo.verified.shape[1]):
+            if pseudo.verified[b, k]:
+                expected[b][~mixed.from_source[b] & (pseudo.instance[b] == k)] = 0.25
+    return expected
+
+
+@pytest.mark.parametrize("how", ["class", "target_to_source", "source_to_target"])
+def test_every_pixel_finds_the_weight_of_its_instance(how):
+    """Clips with one and with three pseudo-instances share a table; source ids are as large as they like."""
+    generator = torch.Generator().manual_seed(0)
+    below = torch.randint(0, 3, (2, 2, 6, 8), generator=generator).int() * 70_000
+    above = torch.randint(0, 4, (2, 2, 6, 8), generator=generator).int()
+    above[0] = above[0].clamp(max=1)
+    pseudo = labels((above > 0).to(torch.uint8) * 11, above)
+    if how == "class":
+        noise = torch.ones(2, 19)
+        noise[:, 13] = 0.0
+        mixed = class_mix(clip(below, 10), clip(above, 200), pseudo, noise)
+    else:
+        mixed = instance_mix(clip(below, 10), clip(above, 200), pseudo, how)
+    assert mixed.instance_weight.shape == (2, 4)
+    found = weight_by_id(mixed.instance_weight, mixed.target.instance)
+    assert torch.equal(found, plain_weights(mixed, pseudo, below))
+    assert {0.25, 1.0} == set(found.unique().tolist())
+    assert torch.equal(mixed.from_source, (mixed.frames == 10).all(2))
+
+
+def test_weights_of_single_pixels_survive_a_paste(source, pseudo):
+    trust = torch.rand(1, 2, 2, 4, generator=torch.Generator().manual_seed(0))
+    trust[0, 0, 0, 0] = 1.0
+    varied = replace(pseudo, weight=trust)
+    for mixed in (
+        instance_mix(source, batch(200), varied),
+        instance_mix(source, batch(200), varied, "source_to_target"),
+        class_mix(source, batch(200), varied, torch.rand(1, 19, generator=torch.Generator().manual_seed(1))),
+    ):
+        assert torch.equal(mixed.weight, torch.where(mixed.from_source, 1.0, trust))
+        assert torch.equal(mixed.from_source, (mixed.frames == 10).all(2))
 
 
 # --- rows whose pseudo-labels do not count
@@ -112,10 +261,9 @@ def test_class_mix_trusts_no_ignored_target_pixel(source, pseudo, ignored):
     """Pasted source pixels keep their trust there: their labels are given, not guessed."""
     noise = torch.ones(1, 19)
     noise[0, 13] = 0.0
-    mixed = class_mix(source, replace(batch(200), ignored=ignored), pseudo, noise)
+    mixed = class_mix(source, batch(200), replace(pseudo, weight=pseudo.weight.masked_fill(ignored, 0.0)), noise)
     cars = source.target.semantic == 13
-    expected = torch.where(cars, 1.0, torch.where(ignored, 0.0, 0.5))
-    assert torch.equal(mixed.weight, expected)
+    assert torch.equal(mixed.weight, torch.where(cars, 1.0, torch.where(ignored, 0.0, 0.5)))
     assert {0.0, 0.5, 1.0} == set(mixed.weight.unique().tolist())
     plain = class_mix(source, batch(200), pseudo, noise)
     assert torch.equal(mixed.frames, plain.frames)
@@ -124,32 +272,12 @@ def test_class_mix_trusts_no_ignored_target_pixel(source, pseudo, ignored):
 
 
 def test_instance_mix_trusts_no_ignored_part_of_a_pasted_instance(source, pseudo, ignored):
-    mixed = instance_mix(source, replace(batch(200), ignored=ignored), pseudo)
-    pasted = pseudo.instance == 1
-    expected = torch.where(pasted, torch.where(ignored, 0.0, 0.5), 1.0)
+    mixed = instance_mix(source, batch(200), replace(pseudo, weight=pseudo.weight.masked_fill(ignored, 0.0)))
+    expected = torch.where(pseudo.instance == 1, torch.where(ignored, 0.0, 0.5), 1.0)
     assert torch.equal(mixed.weight, expected)
     assert mixed.weight[0, 0, 0, 0] == 0.5
     assert mixed.weight[0, 1, 0, 0] == 0.0
     assert torch.equal(mixed.frames, instance_mix(source, batch(200), pseudo).frames)
-
-
-def test_everything_ignored_leaves_the_source_only(source, pseudo):
-    everything = replace(batch(200), ignored=torch.ones(1, 2, 2, 4, dtype=torch.bool))
-    noise = torch.ones(1, 19)
-    noise[0, 13] = 0.0
-    assert torch.equal(class_mix(source, everything, pseudo, noise).weight, (source.target.semantic == 13).float())
-    assert torch.equal(instance_mix(source, everything, pseudo).weight, (pseudo.instance == 0).float())
-
-
-def test_nothing_ignored_changes_nothing(source, pseudo):
-    nothing = replace(batch(200), ignored=torch.zeros(1, 2, 2, 4, dtype=torch.bool))
-    noise = torch.rand(1, 19, generator=torch.Generator().manual_seed(0))
-    for first, second in (
-        (class_mix(source, nothing, pseudo, noise), class_mix(source, batch(200), pseudo, noise)),
-        (instance_mix(source, nothing, pseudo), instance_mix(source, batch(200), pseudo)),
-    ):
-        assert torch.equal(first.weight, second.weight)
-        assert first.weight.is_contiguous()
 
 
 def test_what_the_source_ignores_does_not_matter(source, pseudo, ignored):
@@ -159,3 +287,20 @@ def test_what_the_source_ignores_does_not_matter(source, pseudo, ignored):
     assert torch.equal(
         class_mix(marked, batch(200), pseudo, noise).weight, class_mix(source, batch(200), pseudo, noise).weight
     )
+
+
+@pytest.mark.parametrize("direction", ["target_to_source", "source_to_target"])
+def test_frames_without_labels_give_nothing(source, pseudo, direction):
+    source.target.labelled[0, 1] = False
+    mixed = instance_mix(source, batch(200), pseudo, direction)
+    if direction == "target_to_source":
+        assert mixed.target.labelled.tolist() == [[True, False]]
+        assert (mixed.target.semantic[0, 1][pseudo.instance[0, 1] == 0] == 255).all()
+    else:
+        assert not mixed.from_source[0, 1].any()
+        assert mixed.from_source[0, 0].any()
+
+
+def test_a_source_without_labels_is_refused(pseudo):
+    with pytest.raises(ValueError, match="source clips carry no labels"):
+        instance_mix(batch(10), batch(200), pseudo)

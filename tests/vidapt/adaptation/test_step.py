@@ -1,63 +1,126 @@
-"""The composed step on real clips: every part yields a finite loss, pseudo-instances are verified, state restores."""
+"""The composed step on real clips: every part yields a finite loss, can be switched off alone, and state restores."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from vidapt.adaptation.pseudo_labels import pseudo_labels
+from vidapt.adaptation.feature_distance import thing_table
+from vidapt.adaptation.graphs import Tools
+from vidapt.adaptation.memory import MemoryBank
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
-from vidapt.adaptation.step import Labelled, SelfTrainingStep, SupervisedStep
-from vidapt.clip import ClipBatch, Instances, PanopticTarget, collate
-from vidapt.config import InstanceMixConfig, MethodConfig, ModelConfig, TrackingConfig
+from vidapt.adaptation.step import SelfTrainingStep
+from vidapt.adaptation.supervised import Labelled, SupervisedStep
+from vidapt.clip import ClipBatch, PanopticTarget, collate
+from vidapt.config import MethodConfig, ModelConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld
 from vidapt.labels import CITYSCAPES
-from vidapt.models.network import NetworkOutput, PanopticNetwork, build_network
+from vidapt.models.encoder import build_encoder
+from vidapt.models.instance.center_offset import CenterOffsetHead
+from vidapt.models.network import PanopticNetwork, build_network
+from vidapt.models.text import orthonormal_table
 from vidapt.segmenter import new_tracker
 from vidapt.transforms import StrongAugment
 
-MODEL = ModelConfig.model_validate(
-    {
-        "encoder": {"name": "test_convnext"},
-        "semantic": {"channels": 16, "dilations": [1], "norm": "group", "dropout": 0.0},
-        "instance": {"channels": 16, "norm": "group"},
-        "projection": {"dim": 8, "hidden": 16},
-    }
-)
+TABLE = orthonormal_table(CITYSCAPES).embeddings
+MODEL: dict[str, Any] = {
+    "encoder": {"name": "test_convnext"},
+    "semantic": {"channels": 16, "dilations": [1], "norm": "group", "dropout": 0.0},
+    "instance": {"channels": 16, "norm": "group", "threshold": 0.0, "top_k": 5},
+    "projection": {"dim": 8, "hidden": 16},
+    "pixel_projection": {"dim": 8, "hidden": 16},
+    "text": {"dim": TABLE.shape[1]},
+}
+METHOD: dict[str, Any] = {
+    "pseudo_labels": {"threshold": 0.05, "weight": "clip"},
+    "pseudo_instances": {"score": 0.0},
+    "class_mix": {"instance_weight": 1.0},
+    "instance_mix": {"semantic_weight": 0.5},
+    "masked_consistency": {"block": 16},
+    "feature_distance": {},
+    "text_alignment": {"table": "orthonormal", "temperature": 0.1},
+    "pixel_contrast": {"min_pixels": 2},
+    "patch_contrast": {"confidence": 0.0},
+    "temporal_contrast": {"total": 64},
+    "identity_contrast": {},
+    "temporal_consistency": {},
+}
+"""Every part of a method."""
+
+LOSSES = {
+    "source/feature_distance": "feature_distance",
+    "source/identity_contrast": "identity_contrast",
+    "source/pixel_contrast": "pixel_contrast",
+    "source/text_alignment": "text_alignment",
+    "mixed/semantic": "class_mix",
+    "mixed/center": "class_mix",
+    "mixed/identity_contrast": "identity_contrast",
+    "mixed/temporal_consistency": "temporal_consistency",
+    "mixed/temporal_contrast": "temporal_contrast",
+    "mixed/text_alignment": "text_alignment",
+    "pasted/center": "instance_mix",
+    "pasted/semantic": "instance_mix",
+    "masked/semantic": "masked_consistency",
+    "patches/contrast": "patch_contrast",
+}
+"""The part that each loss belongs to."""
 
 
-def tracker():
-    return new_tracker(TrackingConfig(), len(CITYSCAPES), None)
+def batches_of(length: int) -> tuple[ClipBatch, ClipBatch]:
+    worlds = [
+        StreetWorld(seed=900, videos=1, frames=4, size=(64, 128), style=s, clip_length=length)
+        for s in ("source", "fog")
+    ]
+    source = collate([worlds[0][0], worlds[0][2]], [0, 1])
+    return source, collate([worlds[1][0].without_target(), worlds[1][2].without_target()], [0, 1])
 
 
 @pytest.fixture(scope="module")
 def batches() -> tuple[ClipBatch, ClipBatch]:
-    worlds = [
-        StreetWorld(seed=900, videos=1, frames=4, size=(64, 128), style=s, clip_length=2) for s in ("source", "fog")
-    ]
-    source = collate([worlds[0][0], worlds[0][2]], [0, 1])
-    target = collate([worlds[1][0].without_target(), worlds[1][2].without_target()], [0, 1])
-    return source, target
+    return batches_of(2)
 
 
-def network() -> PanopticNetwork:
+def network(**model: Any) -> PanopticNetwork:
     torch.manual_seed(0)
-    return build_network(MODEL, CITYSCAPES)
+    built = build_network(ModelConfig.model_validate(MODEL | model), CITYSCAPES)
+    with torch.no_grad():
+        # Random weights this small would call everything one class.
+        built.semantic.classify.weight.mul_(40)
+        if isinstance(built.instance, CenterOffsetHead):
+            built.instance.center[-1].weight.mul_(40)
+            built.instance.center[-1].bias.fill_(0.3)
+    return built
 
 
-def step(**method) -> SelfTrainingStep:
-    settings = MethodConfig.model_validate({"instance_mix": {"score": 0.0, "agreement": 0.0}, **method})
-    return SelfTrainingStep(network(), settings, labelled=Labelled(seed=3), new_tracker=tracker)
+def tracker():
+    config = TrackingConfig(birth_score=0.0, high_score=0.0, low_score=0.0)
+    return new_tracker(config, len(CITYSCAPES), None)
 
 
-def names_and_losses(one, batches) -> dict[str, torch.Tensor]:
+def step(method: Mapping[str, Any] | None = None, *, steps: int = 10, **model: Any) -> SelfTrainingStep:
+    config = MethodConfig.model_validate(METHOD | dict(method or {}))
+    built = network(**model)
+    contrast = config.pixel_contrast
+    bank = None
+    if contrast is not None and contrast.bank is not None:
+        bank = MemoryBank(len(CITYSCAPES), 8, contrast.bank, torch.device("cpu"))
+    torch.manual_seed(1)
+    reference = build_encoder(built.config.encoder).requires_grad_(False).eval()
+    tools = Tools(built, config, Labelled(seed=3), reference, thing_table(CITYSCAPES), TABLE, bank)
+    return SelfTrainingStep(tools, steps=steps, new_tracker=tracker)
+
+
+def losses_of(one: SelfTrainingStep | SupervisedStep, batches: tuple[ClipBatch, ClipBatch | None]) -> dict[str, Tensor]:
+    one.begin_step()
     return dict(one.losses(*batches))
 
 
 def test_supervised_step_yields_one_graph(batches):
-    losses = names_and_losses(SupervisedStep(network()), batches)
+    losses = losses_of(SupervisedStep(network()), batches)
     graphs = [name for name, loss in losses.items() if loss.requires_grad]
     assert graphs == ["source"]
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -66,34 +129,107 @@ def test_supervised_step_yields_one_graph(batches):
 def test_labelled_clips_are_distorted_alike_by_both_steps(batches):
     strong = Labelled(seed=3, augment=StrongAugment(0.5, 1.0, 0.0))
     frames = strong.frames(batches[0])
-    assert not torch.equal(frames, batches[0].frames.flatten(0, 1))
+    assert not torch.equal(frames, batches[0].frames)
     assert torch.equal(frames, strong.frames(batches[0]))
-    assert torch.equal(Labelled(seed=3).frames(batches[0]), batches[0].frames.flatten(0, 1))
+    assert torch.equal(Labelled(seed=3).frames(batches[0]), batches[0].frames)
 
 
-def test_self_training_yields_every_part(batches):
-    losses = names_and_losses(step(), batches)
-    assert {"source/pixel_contrast", "mixed/semantic", "mixed/center", "mixed/temporal_contrast"} <= set(losses)
+def test_every_part_has_its_losses(batches):
+    losses = losses_of(step(), batches)
+    graphs = ["source", "mixed", "pasted", "masked", "patches"]
+    assert [name for name, loss in losses.items() if loss.requires_grad] == graphs
+    assert set(losses) >= set(LOSSES)
     assert all(torch.isfinite(loss) for loss in losses.values())
-    for name in ("source", "mixed"):
-        assert losses[name].requires_grad
+    assert losses["instances"] > 0
+    assert all(losses[name] > 0 for name in LOSSES)
+    for name in graphs:
         parts = sum(loss for part, loss in losses.items() if part.startswith(f"{name}/"))
         assert losses[name].item() == pytest.approx(parts.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("part", dict.fromkeys(LOSSES.values()))
+def test_each_part_can_be_switched_off_alone(batches, part):
+    """Without a part the step has exactly the other losses, so a control without it is one setting away."""
+    every, without = losses_of(step(), batches), losses_of(step({part: None}), batches)
+    own = {name for name, owner in LOSSES.items() if owner == part} | ({"mixed/offset"} if part == "class_mix" else set())
+    own |= {"pasted/offset"} if part == "instance_mix" else set()
+    assert own.isdisjoint(without)
+    # What rides on the mixed clips sees other pixels where nothing is mixed, and IMix alone pastes over the source.
+    changed = ("mixed/", "mixed") if part == "class_mix" else ()
+    shared = {name for name in without if "/" in name and not name.startswith(changed or "-")}
+    assert shared == {name for name in every if "/" in name and not name.startswith(changed or "-")} - own
+    assert all(torch.equal(every[name], without[name]) for name in shared)
 
 
 @pytest.mark.parametrize(
     ("off", "gone"),
     [
-        ({"class_mix": {"weight": 0.0, "instance_weight": 0.0}, "temporal_contrast": {"weight": 0.0}}, "mixed"),
-        ({"instance_mix": {"weight": 0.0}}, "pasted"),
-        ({"pixel_contrast": {"weight": 0.0}}, "source/pixel_contrast"),
-        ({"temporal_contrast": {"weight": 0.0}}, "mixed/temporal_contrast"),
-        ({"pixel_contrast": {"start_step": 5}}, "source/pixel_contrast"),
+        ({"class_mix": {"weight": 0.0, "instance_weight": 1.0}}, "mixed/semantic"),
         ({"class_mix": {"instance_weight": 0.0}}, "mixed/center"),
+        ({"instance_mix": {"weight": 0.0}}, "pasted/center"),
+        ({"identity_contrast": {"source": False}}, "source/identity_contrast"),
+        ({"identity_contrast": {"target": False}}, "mixed/identity_contrast"),
+        ({"text_alignment": {"table": "orthonormal", "mixed": False}}, "mixed/text_alignment"),
+        ({"patch_contrast": {"weight": 0.0}}, "patches/contrast"),
     ],
 )
-def test_each_part_can_be_switched_off(batches, off, gone):
-    assert gone not in names_and_losses(step(**off), batches)
+def test_a_weight_of_zero_switches_off(batches, off, gone):
+    losses = losses_of(step(off), batches)
+    assert gone not in losses
+    assert gone in LOSSES
+
+
+def test_methods_without_pseudo_instances_run_no_tracker(batches):
+    semantic = {"class_mix": {}, "instance_mix": None, "identity_contrast": None}
+    one = step(semantic)
+    one._new_tracker = None
+    assert "instances" not in losses_of(one, batches)
+
+
+def test_a_part_begins_after_its_share_of_the_steps(batches):
+    one = step({"instance_mix": {"start": 0.5}, "pixel_contrast": {"min_pixels": 2, "start": 0.75}}, steps=4)
+    seen = []
+    for _ in range(4):
+        losses = losses_of(one, batches)
+        seen.append(("pasted/center" in losses, "source/pixel_contrast" in losses))
+        one.after_update()
+    assert seen == [(False, False), (False, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"multi_resolution": {}},
+        {
+            "instance": {
+                "kind": "mask_rcnn", "channels": 8, "norm": "group", "box_channels": 16, "mask_channels": 8,
+                "proposals": 20, "roi_samples": 16, "score": 0.0, "detections": 3,
+            }
+        },
+    ],
+    ids=["plain", "hrda", "mask_rcnn"],
+)
+def test_every_network_takes_every_part(length, model):
+    """Single images are clips of one frame: what compares frames is 0, identity contrast takes a second view."""
+    losses = losses_of(step(**model), batches_of(length))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for name in ("mixed/temporal_contrast", "mixed/temporal_consistency"):
+        assert (losses[name] == 0) == (length == 1)
+    assert losses["source/identity_contrast"] > 0
+    total = sum(loss for loss in losses.values() if loss.requires_grad)
+    total.backward()
+
+
+def test_gradients_reach_the_student_and_nothing_else(batches):
+    one = step()
+    sum(loss for loss in losses_of(one, batches).values() if loss.requires_grad).backward()
+    without = {name for name, parameter in one.network.named_parameters() if parameter.grad is None}
+    assert without == set()
+    assert all(parameter.grad is None for parameter in one.weights()["teacher"].parameters())
+    assert one._tools.reference is not None
+    assert all(parameter.grad is None for parameter in one._tools.reference.parameters())
 
 
 def test_the_same_clips_give_the_same_losses_in_any_batch(batches):
@@ -108,20 +244,22 @@ def test_the_same_clips_give_the_same_losses_in_any_batch(batches):
             batch.frames[one], batch.videos[one], batch.indices[one], batch.times[one], batch.samples[one], target
         )
 
-    whole = names_and_losses(step(), batches)
-    halves = [names_and_losses(step(), [part(batch, index) for batch in batches]) for index in range(2)]
-    for name in ("source", "mixed"):
+    # These average over what a process has: cells of things, places that are followed, pixels that are kept.
+    method = {"feature_distance": None, "patch_contrast": None, "temporal_contrast": None, "temporal_consistency": None}
+    whole = losses_of(step(method), batches)
+    halves = [losses_of(step(method), (part(batches[0], index), part(batches[1], index))) for index in range(2)]
+    for name in ("source", "mixed", "pasted", "masked"):
         mean = sum(half[name].item() for half in halves) / 2
-        assert whole[name].item() == pytest.approx(mean, abs=1e-5)
+        assert whole[name].item() == pytest.approx(mean, abs=2e-5), name
 
 
 def test_teacher_follows_the_student_only_after_updates(batches):
-    one = step(alpha=0.5)
+    one = step({"alpha": 0.5})
     before = copy.deepcopy(one.weights()["teacher"].state_dict())
     with torch.no_grad():
         for parameter in one.network.parameters():
             parameter.add_(0.1)
-    names_and_losses(one, batches)
+    losses_of(one, batches)
     after = one.weights()["teacher"].state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     one.after_update()
@@ -129,12 +267,51 @@ def test_teacher_follows_the_student_only_after_updates(batches):
     assert all(torch.equal(student[n], p) for n, p in one.weights()["teacher"].named_parameters())
 
 
-def test_state_restores_the_ramp():
-    one, other = step(), step()
+STATEFUL = {
+    "pixel_contrast": {"min_pixels": 2, "bank": {"size": 8, "per_step": 2}},
+    "pseudo_labels": {"threshold": 0.9, "class_thresholds": {"momentum": 0.5}, "weight": "segment"},
+}
+
+
+def flat(state: Any) -> list[Any]:
+    if isinstance(state, Mapping):
+        return [value for key in sorted(state) for value in flat(state[key])]
+    return [state.tolist() if isinstance(state, Tensor) else state]
+
+
+def test_state_restores_counter_thresholds_and_memory(batches):
+    one, other = step(STATEFUL), step(STATEFUL)
     for _ in range(3):
+        losses_of(one, batches)
         one.after_update()
-    other.load_state_dict(one.state_dict())
-    assert other.state_dict() == {"updates": 3}
+    assert flat(one.state_dict()) != flat(other.state_dict())
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert flat(other.state_dict()) == flat(one.state_dict())
+    assert one.state_dict()["updates"] == 3
+    # Parameters that only an update would move are equal, so the next step is the same to the bit.
+    again, expected = losses_of(other, batches), losses_of(one, batches)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_a_skipped_step_leaves_no_trace(batches):
+    one = step(STATEFUL)
+    losses_of(one, batches)
+    one.after_update()
+    before = copy.deepcopy(flat(one.state_dict()))
+    losses_of(one, batches)
+    one.begin_step()
+    assert flat(one.state_dict()) == before
+    one.after_update()
+    state, expected = one.state_dict(), state_after_one_step(batches)
+    assert flat(state["bank"]) == flat(expected["bank"])
+    assert flat(state["thresholds"]) == flat(expected["thresholds"])
+
+
+def state_after_one_step(batches) -> Mapping[str, Any]:
+    one = step(STATEFUL)
+    losses_of(one, batches)
+    one.after_update()
+    return one.state_dict()
 
 
 def test_frames_without_labels_teach_nothing(batches):
@@ -144,9 +321,17 @@ def test_frames_without_labels_teach_nothing(batches):
     scrambled = PanopticTarget(target.semantic.clone(), target.instance.clone(), hidden.labelled)
     scrambled.semantic[:, 1], scrambled.instance[:, 1] = 3, 7
     first, second = (
-        names_and_losses(step(), (replace(source, target=labels), batches[1])) for labels in (hidden, scrambled)
+        losses_of(step(), (replace(source, target=labels), batches[1])) for labels in (hidden, scrambled)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_pseudo_labels_of_ignored_pixels_teach_nothing(batches):
+    """With everything ignored, no loss of the target clips depends on what the teacher says of them."""
+    source, target = batches
+    everything = replace(target, ignored=torch.ones(target.frames[:, :, 0].shape, dtype=torch.bool))
+    losses = losses_of(step(), (source, everything))
+    assert losses["masked/semantic"] == losses["patches/contrast"] == losses["mixed/temporal_contrast"] == 0
 
 
 def test_unlabelled_source_is_refused(batches):
@@ -157,81 +342,6 @@ def test_unlabelled_source_is_refused(batches):
 def test_missing_target_is_refused(batches):
     with pytest.raises(ValueError, match="target"):
         next(iter(step().losses(batches[0], None)))
-
-
-class ScriptedTeacher:
-    """A teacher whose instances are given: a square that moves by two pixels, and one that is unsure in frame 1."""
-
-    space = CITYSCAPES
-
-    def __init__(self, scores: list[list[float]]) -> None:
-        self.scores = scores
-
-    def __call__(self, frames):
-        return NetworkOutput([], torch.empty(0), torch.empty(len(frames), 19, 4, 8), tuple(frames.shape[-2:]))
-
-    def probabilities(self, output):
-        return output.logits
-
-    def upsample(self, probabilities, size):
-        result = torch.full((len(self.scores), 19, *size), 0.01)
-        result[:, 0] = 0.5
-        for frame in range(len(self.scores)):
-            for mask in self.masks(frame, size):
-                result[frame, 0, mask], result[frame, 13, mask] = 0.0, 0.95
-        return result
-
-    def masks(self, frame, size):
-        found = []
-        for left in (2, 20):
-            mask = torch.zeros(size, dtype=torch.bool)
-            mask[4:12, left + 2 * frame : left + 2 * frame + 8] = True
-            found.append(mask)
-        return found
-
-    def instances(self, output, probabilities):
-        size = tuple(probabilities.shape[-2:])
-        out = []
-        for frame, scores in enumerate(self.scores):
-            order = np.argsort(-np.array(scores))
-            masks = torch.stack([self.masks(frame, size)[i] for i in order])
-            values = torch.tensor([scores[i] for i in order])
-            out.append(Instances(masks, torch.full((2,), 13), values, torch.zeros(2, 4)))
-        return out
-
-
-def scripted(scores: list[list[float]], limits: InstanceMixConfig):
-    frames = torch.zeros(1, len(scores), 3, 16, 32, dtype=torch.uint8)
-    return pseudo_labels(ScriptedTeacher(scores), frames, threshold=0.9, instances=limits, new_tracker=tracker)
-
-
-def test_only_instances_confident_in_every_frame_are_verified():
-    labels = scripted([[0.9, 0.9], [0.8, 0.3]], InstanceMixConfig(score=0.6))
-    assert labels.verified.tolist() == [[False, True]]
-    assert labels.instance[0, 0].unique().tolist() == [0, 1]
-    assert labels.instance[0, 0, 5, 3] == labels.instance[0, 1, 5, 5] == 1
-    assert labels.instance[0, 0, 5, 22] == 0
-    assert labels.semantic[0, 0, 5, 22] == 13
-
-
-def test_both_are_verified_when_both_are_confident():
-    labels = scripted([[0.9, 0.8], [0.8, 0.9]], InstanceMixConfig(score=0.6))
-    assert labels.verified.tolist() == [[False, True, True]]
-    first, second = labels.instance[0, 0, 5, 3], labels.instance[0, 0, 5, 22]
-    assert first != second
-    assert labels.instance[0, 1, 5, 5] == first
-    assert labels.instance[0, 1, 5, 24] == second
-
-
-def test_nothing_is_verified_below_the_score():
-    labels = scripted([[0.5, 0.4]], InstanceMixConfig(score=0.6))
-    assert labels.verified.shape == (1, 1)
-    assert not labels.instance.any()
-
-
-def test_confidence_is_the_share_of_confident_pixels():
-    labels = scripted([[0.9, 0.9]], InstanceMixConfig())
-    assert float(labels.confidence) == pytest.approx(2 * 64 / (16 * 32))
 
 
 def test_random_choices_depend_on_seed_purpose_and_sample_only():

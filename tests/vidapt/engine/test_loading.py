@@ -156,3 +156,73 @@ def test_a_worker_that_dies_ends_the_run_with_one_line():
 class DeadlyClips(ToyClips):
     def __getitem__(self, index: int) -> Clip:
         os._exit(1)
+
+
+# --- clips that a draw chooses
+
+
+@dataclass(frozen=True)
+class ToyDraw:
+    """Chooses any clip but number 0, and mirrors it half of the time."""
+
+    clips: ToyClips
+
+    def __call__(self, rng: np.random.Generator) -> Clip:
+        return flip(self.clips[int(rng.integers(1, len(self.clips)))], rng)
+
+
+def drawn(count, clips=None, **options):
+    clips = ToyClips() if clips is None else clips
+    options = {"seed": 1, "domain": "source", "batch": 4, "draw": ToyDraw(clips), **options}
+    return list(islice(clip_loader(clips, None, **options), count))
+
+
+def test_a_draw_gives_each_sample_from_the_generator_of_its_number():
+    videos = {video for batch in drawn(10) for video in batch.videos}
+    assert videos <= {f"video{index}" for index in range(1, 12)}
+    assert len(videos) > 8
+    frames = [batch.frames for batch in drawn(2)]
+    assert all(torch.equal(*pair) for pair in zip(frames, [batch.frames for batch in drawn(2)], strict=True))
+    assert not torch.equal(frames[0], drawn(1, seed=2)[0].frames)
+    assert not torch.equal(frames[0], drawn(1, domain="target")[0].frames)
+
+
+def test_a_draw_is_in_place_of_the_transform():
+    def refuse(clip: Clip, rng: np.random.Generator) -> Clip:
+        raise AssertionError
+
+    options = {"seed": 1, "domain": "source", "batch": 4, "draw": ToyDraw(ToyClips())}
+    assert torch.equal(next(clip_loader(ToyClips(), refuse, **options)).frames, drawn(1)[0].frames)
+
+
+def test_drawn_clips_do_not_depend_on_the_split():
+    whole = {
+        number: frames
+        for batch in drawn(3)
+        for number, frames in zip(batch.samples.tolist(), batch.frames, strict=True)
+    }
+    shares = [batch for rank in range(2) for batch in drawn(6, world=2, rank=rank, accumulate=2)]
+    seen = [(number, frames) for b in shares for number, frames in zip(b.samples.tolist(), b.frames, strict=True)]
+    assert sorted(number for number, _ in seen) == sorted(whole)
+    assert all(torch.equal(frames, whole[number]) for number, frames in seen)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_drawn_clips_go_on_after_a_resume_with_any_number_of_workers(workers):
+    for expected, batch in zip(drawn(6)[2:], drawn(4, start_step=2, workers=workers), strict=True):
+        assert torch.equal(expected.frames, batch.frames)
+        assert torch.equal(expected.samples, batch.samples)
+        assert expected.videos == batch.videos
+
+
+def test_errors_of_a_draw_are_reported_like_others():
+    with pytest.raises(InputError, match="clip 3 is unreadable"):
+        drawn(10, ToyClips(broken=3))
+
+    def stumble(rng: np.random.Generator) -> Clip:
+        raise ZeroDivisionError("oops")
+
+    with pytest.raises(TrainingError, match=r"source drawn clip \(sample 0\) failed: ZeroDivisionError: oops"):
+        drawn(1, draw=stumble)
+    with pytest.raises(InputError, match="source data holds no clips"):
+        drawn(1, ToyClips(length=0))

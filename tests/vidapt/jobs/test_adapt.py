@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_runs import moving_frames, tiny_recipe, write_images, write_labelled, write_weights
-from vidapt.adaptation.step import SelfTrainingStep, SupervisedStep
+from vidapt.adaptation.step import SelfTrainingStep
+from vidapt.adaptation.supervised import SupervisedStep
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
 from vidapt.errors import CheckpointError, ConfigError, InputError, Interrupted, StorageError, UserError

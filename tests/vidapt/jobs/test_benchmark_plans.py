@@ -120,6 +120,7 @@ PLANS: dict[str, Rows] = {
     },
     "street_world_fog": {"evaluation videos": ["8"], "protocol": [ALL]},
     "street_world_night": {"evaluation videos": ["8"], "protocol": [ALL]},
+    "street_world_texture": {"evaluation videos": ["8"], "protocol": [ALL]},
     "street_world_to_camvid": {
         "source classes": ["the same as cityscapes"],
         "evaluation classes": ["the same as camvid; network: 19 of 19 of cityscapes map to camvid (11 classes)"],
@@ -231,7 +232,7 @@ def test_the_plan_of_a_benchmark(name: str, capsys: pytest.CaptureFixture[str]) 
     if "street_world" in name:
         options += [part for key in ("source", "target", "upper_bound") for part in few_videos(name, key)]
     before = files_here()
-    *earlier, rows = dry_run(capsys, "adapt", f"benchmarks/{name}+methods/video+networks/mit_b5", *options)
+    *earlier, rows = dry_run(capsys, "adapt", f"benchmarks/{name}+methods/vidapt+networks/mit_b5", *options)
     assert files_here() == before
     assert len(earlier) == ("street_world" in name)
     assert {key: rows.get(key) for key in PLANS[name]} == PLANS[name]

@@ -50,7 +50,7 @@ def truths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truths]:
 
 
 def benchmark(name: str, *overrides: str) -> Recipe:
-    return load_recipe(f"benchmarks/{name}+methods/video", overrides)
+    return load_recipe(f"benchmarks/{name}+methods/vidapt", overrides)
 
 
 def scored_labels(recipe: Recipe) -> list[Labels]:

@@ -82,6 +82,7 @@ EXPECTED = {
     "gta5_to_cityscapes": Expected(f"{TARGET} source.fit=[64,128] inference.height=48", (4, 3), (3, 3, 3)),
     "street_world_fog": Expected(WORLD, (2, 2), (1, 4, 4), panoptic=True, unseen=CITYSCAPES.names),
     "street_world_night": Expected(WORLD, (2, 2), (1, 4, 4), panoptic=True, unseen=CITYSCAPES.names),
+    "street_world_texture": Expected(WORLD, (2, 2), (1, 4, 4), panoptic=True, unseen=CITYSCAPES.names),
     "street_world_to_camvid": Expected(
         f"{WORLDS.format(name='source')} {WORLDS.format(name='validation')} target.height=64 upper_bound.height=64 "
         "inference.height=48",

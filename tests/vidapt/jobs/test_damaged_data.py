@@ -111,12 +111,12 @@ def test_damaged_targets_are_refused_or_skipped(tmp_path: Path, capsys: pytest.C
     cut(root / picture)
     remove(root / "gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png")
     out, small = tmp_path / "run", ["--set", f"target.root={root}", "--set", "source.fit=[64,128]"]
-    code, error = run(capsys, "adapt", f"{GTA5}+methods/video", *small, "--out", str(out))
+    code, error = run(capsys, "adapt", f"{GTA5}+methods/vidapt", *small, "--out", str(out))
     assert code == 2
     assert f"1 of 3 frames of Cityscapes in {root} are damaged, the first: {picture} {CUT}; " in error
     assert not out.exists()
     code, error = run(
-        capsys, "adapt", f"{GTA5}+methods/video", *small, "--set", "target.damaged=skip", "--out", str(out)
+        capsys, "adapt", f"{GTA5}+methods/vidapt", *small, "--set", "target.damaged=skip", "--out", str(out)
     )
     assert (code, error if code else "") == (0, "")
     assert f"Cityscapes: left out 1 damaged frames: {picture} ({CUT})\n" in error

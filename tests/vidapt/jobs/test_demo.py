@@ -11,7 +11,8 @@ from vidapt import cli
 from vidapt.errors import ConfigError
 from vidapt.io.reader import open_video
 from vidapt.jobs import demo as job
-from vidapt.jobs.demo import run_demo, seeded, write_example
+from vidapt.jobs.demo import run_demo, write_example
+from vidapt.jobs.worlds import seeded
 from vidapt.recipe import load_recipe
 
 

@@ -19,7 +19,7 @@ from vidapt.recipe import load_recipe
 
 @pytest.fixture(scope="module")
 def supervised() -> Recipe:
-    """Source-only training whose recipe still names the teacher, as ``methods/video`` with ``method: null`` does."""
+    """Source-only training whose recipe still names the teacher, as ``methods/vidapt`` with ``method: null`` does."""
     return tiny_recipe(method=None, target=None, warm_start=None)
 
 
@@ -59,7 +59,7 @@ def test_the_run_is_reproducible(trained: RunResult, supervised: Recipe, tmp_pat
 
 
 def test_resume_of_a_finished_run_only_scores(trained: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidapt.adaptation.step import SupervisedStep
+    from vidapt.adaptation.supervised import SupervisedStep
 
     monkeypatch.setattr(SupervisedStep, "losses", lambda *_: pytest.fail("a finished run was trained"))
     before = (trained.run / "metrics.jsonl").read_text()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vidapt.clip import IGNORE, PanopticTarget
-from vidapt.models.grid import STRIDE, cells
+from vidapt.models.grid import STRIDE, pick_pixels
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def center_targets(
         pixel_weight: float (N,H,W).
     """
     centers = find_instance_centers(target, is_thing)
-    instance, semantic = _at_cells(target.instance), _at_cells(target.semantic)
+    instance, semantic = pick_pixels(target.instance), pick_pixels(target.semantic)
     thing = is_thing[semantic.long()]
     known = (semantic != IGNORE) & target.labelled[:, None, None]
     counted = known & ~(thing & (instance == 0))
     cell_ids = torch.where(known & thing, instance, 0)
     offset = _offsets(centers, cell_ids)
     heat, cell, value = _heat(centers, cell_ids.shape, sigma)
-    weight = torch.ones_like(heat) if pixel_weight is None else _at_cells(pixel_weight).float()
+    weight = torch.ones_like(heat) if pixel_weight is None else pick_pixels(pixel_weight).float()
     heat_weight = offset_weight = weight
     if instance_weight is not None:
         offset_weight = weight * weight_by_id(instance_weight, cell_ids)
@@ -104,15 +104,6 @@ def weight_by_id(table: Tensor, ids: Tensor) -> Tensor:
     last = table.shape[1] - 1
     found = table.float().gather(1, ids.flatten(1).long().clamp(max=last)).view(ids.shape)
     return torch.where(ids <= last, found, 1.0)
-
-
-def _at_cells(maps: Tensor) -> Tensor:
-    """Take from (N,H,W) the pixel right below the middle of every cell, or the last one where the image ends before."""
-    rows, columns = (
-        (STRIDE * torch.arange(cells(length), device=maps.device) + STRIDE // 2).clamp(max=length - 1)
-        for length in maps.shape[1:]
-    )
-    return maps[:, rows[:, None], columns]
 
 
 def _middles(length: int, device: torch.device) -> Tensor:
