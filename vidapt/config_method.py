@@ -40,7 +40,9 @@ class PseudoLabelConfig(Section):
         description="Trust in a pixel: share of confident pixels in the batch (DACS), in its clip, among those of its "
         "class in its clip (MC-PanDA's mask weight), or 1 where it is confident itself.",
     )
-    mirrored: bool = Field(False, description="true: average the teacher's probabilities with those of the mirror image.")
+    mirrored: bool = Field(
+        False, description="true: average the teacher's probabilities with those of the mirror image."
+    )
 
 
 class PseudoInstanceConfig(Section):
@@ -133,7 +135,9 @@ class TextAlignmentConfig(Section):
         None, gt=0, description="Of cosines between normalised vectors; null uses the table as it is (LIDAPS)."
     )
     mixed: bool = Field(True, description="Align mixed clips too, not the source alone.")
-    weighted: bool = Field(False, description="Weigh mixed clips by the trust in their pseudo-labels (LIDAPS does not).")
+    weighted: bool = Field(
+        False, description="Weigh mixed clips by the trust in their pseudo-labels (LIDAPS does not)."
+    )
 
 
 class MemoryBankConfig(Section):

@@ -85,7 +85,7 @@ InstanceHeadConfig = Annotated[
 
 
 class ProjectionConfig(Section):
-    """Two-layer projection head: ``model.projection`` gives the tracker's embeddings, which identity contrast trains."""
+    """Two-layer projection head: the tracker's embeddings, which identity contrast trains."""
 
     dim: Positive = 32
     hidden: Positive = 128

@@ -8,7 +8,7 @@ and ``parts``, ``changes``, and last the command line.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
@@ -129,7 +129,7 @@ class Suite(Section):
 
 def part_keys(name: str) -> list[str]:
     """Keys of a part of ``method``."""
-    sections = [kind for kind in MethodConfig.model_fields[name].annotation.__args__ if kind is not type(None)]  # type: ignore[union-attr]
+    sections = [kind for kind in get_args(MethodConfig.model_fields[name].annotation) if issubclass(kind, Section)]
     return list(sections[0].model_fields)
 
 

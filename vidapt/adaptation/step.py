@@ -1,4 +1,4 @@
-"""Self-training: the teacher, its pseudo-labels, and the graphs that the student is trained on, composed from a recipe."""
+"""Self-training: the teacher, its pseudo-labels, and the graphs that the student is trained on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vidapt.adaptation.confidence import ClassThresholds
-from vidapt.adaptation.graphs import (
-    Round,
-    Tools,
-    masked_graph,
-    mixed_graph,
-    pasted_graph,
-    patch_graph,
-    source_graph,
-)
 from vidapt.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
+from vidapt.adaptation.source_graphs import pasted_graph, source_graph
 from vidapt.adaptation.supervised import Loss, summed
+from vidapt.adaptation.target_graphs import masked_graph, mixed_graph, patch_graph
 from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher, own_statistics, statistics_names
+from vidapt.adaptation.tools import Round, Tools
 from vidapt.clip import ClipBatch
 from vidapt.config_method import MethodConfig
 from vidapt.tracking.tracker import OnlineTracker

@@ -58,8 +58,8 @@ def spread_curve(
         known = {place: values for place, values in sorted(places.items()) if values}
         axes.plot(list(known), [sum(v) / len(v) for v in known.values()], color=colour, label=name, linewidth=1.5)
         points = [(place, value) for place, values in known.items() for value in values]
-        if points:
-            axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.6, linewidths=0)
+        horizontals, verticals = [place for place, _ in points], [value for _, value in points]
+        axes.scatter(horizontals, verticals, s=14, color=colour, alpha=0.6, linewidths=0)
     low, high = axes.get_ylim()
     if low < 0 < high:
         axes.axhline(0, color=_GREY, linewidth=0.8)

@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 
 from vidapt.adaptation.feature_distance import thing_table
-from vidapt.adaptation.graphs import Tools
 from vidapt.adaptation.memory import MemoryBank
 from vidapt.adaptation.rare_classes import RareClassDraw
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import Labelled, SupervisedStep
+from vidapt.adaptation.tools import Tools
 from vidapt.config import ModelConfig, Recipe
 from vidapt.config_method import MethodConfig
 from vidapt.config_model import PixelProjectionConfig, TextProjectionConfig
@@ -46,9 +46,7 @@ def model_config(recipe: Recipe, space: LabelSpace) -> ModelConfig:
     if method is None:
         return model
     changes: dict[str, Any] = {}
-    if model.pixel_projection is None and (
-        method.pixel_contrast or method.patch_contrast or method.temporal_contrast
-    ):
+    if model.pixel_projection is None and (method.pixel_contrast or method.patch_contrast or method.temporal_contrast):
         changes["pixel_projection"] = PixelProjectionConfig()
     if (align := method.text_alignment) is not None:
         width = find_table(align.table, space).embeddings.shape[1]
@@ -130,7 +128,7 @@ def _tools(
 
 
 def _reference(recipe: Recipe, network: PanopticNetwork, device: torch.device, *, dry_run: bool) -> Encoder | None:
-    """The frozen pretrained encoder of the feature distance; without pretrained weights that part is off and says so."""
+    """The frozen encoder of the feature distance; without pretrained weights that part is off and says so."""
     method, encoder = recipe.method, recipe.model.encoder
     if method is None or method.feature_distance is None or method.feature_distance.weight == 0:
         return None

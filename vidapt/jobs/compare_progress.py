@@ -35,8 +35,9 @@ class Board:
     ) -> None:
         self.cells, self.starts, self.runs = cells, starts, runs
         self.console = console or Console(highlight=False, soft_wrap=True, markup=False)
-        self.state: dict[str, tuple[str, str]] = {one.key: ("waiting", "") for one in (*starts, *cells)}
-        self._steps = {one.key: one.recipe.training.steps for one in (*starts, *cells)}
+        everything: list[Start | Cell] = [*starts, *cells]
+        self.state: dict[str, tuple[str, str]] = {one.key: ("waiting", "") for one in everything}
+        self._steps = {one.key: one.recipe.training.steps for one in everything}
         self._steps |= {cell.key: 0 for cell in cells if cell.name == START}
         self._began: dict[str, float] = {}
         self._live: Live | None = None

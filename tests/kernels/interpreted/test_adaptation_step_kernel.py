@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.tiny_runs import MODEL, TRACKING, tiny_network
-from vidapt.adaptation.graphs import Tools
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import Labelled
+from vidapt.adaptation.tools import Tools
 from vidapt.clip import ClipBatch, collate
 from vidapt.config import MethodConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld

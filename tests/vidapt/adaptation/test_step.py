@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vidapt.adaptation.feature_distance import thing_table
-from vidapt.adaptation.graphs import Tools
 from vidapt.adaptation.memory import MemoryBank
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import Labelled, SupervisedStep
+from vidapt.adaptation.tools import Tools
 from vidapt.clip import ClipBatch, PanopticTarget, collate
 from vidapt.config import MethodConfig, ModelConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld
@@ -151,7 +151,9 @@ def test_every_part_has_its_losses(batches):
 def test_each_part_can_be_switched_off_alone(batches, part):
     """Without a part the step has exactly the other losses, so a control without it is one setting away."""
     every, without = losses_of(step(), batches), losses_of(step({part: None}), batches)
-    own = {name for name, owner in LOSSES.items() if owner == part} | ({"mixed/offset"} if part == "class_mix" else set())
+    own = {name for name, owner in LOSSES.items() if owner == part} | (
+        {"mixed/offset"} if part == "class_mix" else set()
+    )
     own |= {"pasted/offset"} if part == "instance_mix" else set()
     assert own.isdisjoint(without)
     # What rides on the mixed clips sees other pixels where nothing is mixed, and IMix alone pastes over the source.
@@ -204,8 +206,15 @@ def test_a_part_begins_after_its_share_of_the_steps(batches):
         {"multi_resolution": {}},
         {
             "instance": {
-                "kind": "mask_rcnn", "channels": 8, "norm": "group", "box_channels": 16, "mask_channels": 8,
-                "proposals": 20, "roi_samples": 16, "score": 0.0, "detections": 3,
+                "kind": "mask_rcnn",
+                "channels": 8,
+                "norm": "group",
+                "box_channels": 16,
+                "mask_channels": 8,
+                "proposals": 20,
+                "roi_samples": 16,
+                "score": 0.0,
+                "detections": 3,
             }
         },
     ],
@@ -320,9 +329,7 @@ def test_frames_without_labels_teach_nothing(batches):
     hidden = PanopticTarget(target.semantic, target.instance, torch.tensor([[True, False], [True, False]]))
     scrambled = PanopticTarget(target.semantic.clone(), target.instance.clone(), hidden.labelled)
     scrambled.semantic[:, 1], scrambled.instance[:, 1] = 3, 7
-    first, second = (
-        losses_of(step(), (replace(source, target=labels), batches[1])) for labels in (hidden, scrambled)
-    )
+    first, second = (losses_of(step(), (replace(source, target=labels), batches[1])) for labels in (hidden, scrambled))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -93,7 +93,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path, order: str, reason: 
     assert list(failed) == ["a", "b", "c"]
     assert failed["a"].startswith(reason)
     assert (failed["b"], failed["c"]) == ("it needs a, which failed", "it needs b, which failed")
-    assert watch.events == ["+a", "!a", "!b", "!c", "+d", "d"] or watch.events[-2:] == ["+d", "d"]
+    assert watch.events == ["+a", "!a", "!b", "!c", "+d", "d"]
     assert (tmp_path / "d").is_file()
 
 

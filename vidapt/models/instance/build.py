@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from vidapt.models.instance.mask_rcnn import MaskRCNNHead
 
 
-def build_instance_head(config: InstanceHeadConfig, channels: Sequence[int], space: LabelSpace) -> CenterOffsetHead | MaskRCNNHead:
+def build_instance_head(
+    config: InstanceHeadConfig, channels: Sequence[int], space: LabelSpace
+) -> CenterOffsetHead | MaskRCNNHead:
     """Build the head that ``config.kind`` names.
 
     Args:
