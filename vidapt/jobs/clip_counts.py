@@ -116,7 +116,8 @@ def _footage(dataset: ClipDataset) -> _Frames:
     first = []
     for video, name in enumerate(dataset.videos):
         first.append(len(counts))
-        counts += [_count(target and target.semantic, name) for _, target in dataset.iterate_video(video)]
+        targets = (target for _, target in dataset.iterate_video(video))
+        counts += [_count(None if target is None else target.semantic, name) for target in targets]
     places = map(dataset.clip_frames, range(len(dataset)))
     clips = [[first[video] + position for position in positions] for video, positions in places]
     return _Frames(np.stack(counts), np.array(clips))
@@ -132,7 +133,7 @@ def _generated(dataset: Any) -> _Frames:
         for place, key in enumerate(keys):
             if key not in rows:
                 rows[key] = len(rows)
-                counts.append(_count(clip.target and clip.target.semantic[place], clip.video))
+                counts.append(_count(None if clip.target is None else clip.target.semantic[place], clip.video))
         clips.append([rows[key] for key in keys])
     return _Frames(np.stack(counts), np.array(clips))
 

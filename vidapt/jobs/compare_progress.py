@@ -34,7 +34,7 @@ class Board:
         self, cells: Sequence[Cell], starts: Sequence[Start], runs: Path, console: Console | None = None
     ) -> None:
         self.cells, self.starts, self.runs = cells, starts, runs
-        self.console = console or Console(highlight=False, soft_wrap=True, markup=False)
+        self.console = console or Console()
         everything: list[Start | Cell] = [*starts, *cells]
         self.state: dict[str, tuple[str, str]] = {one.key: ("waiting", "") for one in everything}
         self._steps = {one.key: one.recipe.training.steps for one in everything}
@@ -44,7 +44,7 @@ class Board:
 
     def __enter__(self) -> Board:
         if self.console.is_terminal:
-            self._live = Live(self._table(), console=self.console, refresh_per_second=2)
+            self._live = Live(self._table(), console=self.console, auto_refresh=False)
             self._live.start()
         return self
 
@@ -83,7 +83,7 @@ class Board:
                 done = last_step(self.runs / key)
                 scoring = (done or 0) >= self._steps[key]
                 self.state[key] = (status, "scoring" if scoring else f"{done or 0}/{self._steps[key]}")
-        self._live.update(self._table())
+        self._live.update(self._table(), refresh=True)
 
     def _count(self) -> str:
         over = sum(self.state[cell.key][0] in ("finished", "failed") for cell in self.cells)
@@ -91,7 +91,7 @@ class Board:
 
     def _say(self, line: str) -> None:
         if self._live is None:
-            self.console.print(line)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Group:
         rows: dict[tuple[str, str], dict[int, str]] = {}

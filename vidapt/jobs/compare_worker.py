@@ -72,12 +72,11 @@ def perform(work: Work) -> None:
     recipe = work.recipe
     if work.start is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"initial": work.start})})
-    measured = _train(recipe, work) if work.train else _untrained(work)
-    scored = measured["run"]
     begin = time.monotonic()
-    scores = _scores(recipe, Path(scored), work.device, measured.pop("scores"))
-    measured["seconds"]["scoring"] = round(time.monotonic() - begin, 1)
-    del measured["run"]
+    measured = _train(recipe, work) if work.train else _untrained(work)
+    run, known = measured.pop("run"), measured.pop("scores")
+    scores = _scores(recipe, run, work.device, known)
+    measured["seconds"]["process"] = round(time.monotonic() - begin, 1)
     write_json(work.result, {**work.head, "weights": recipe.inference.weights, "scores": scores, **measured})
 
 
