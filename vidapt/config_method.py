@@ -60,8 +60,12 @@ class RareClassConfig(Section):
     """Rare class sampling of source clips (DAFormer 3.3): a class first, then a clip that shows enough of it."""
 
     temperature: float = Field(0.01, gt=0)
-    min_pixels: Positive = Field(3000, description="Pixels of the class that a frame must exceed to be drawn for it.")
-    crop_share: NotNegative = Field(0.5, description="Crops are redrawn until they hold this share of min_pixels.")
+    min_share: Fraction = Field(
+        0.003, description="Share of a frame that the class must exceed to be drawn for it (paper: 3000 of 1280x760)."
+    )
+    crop_share: NotNegative = Field(
+        0.5, description="Crops are redrawn until they hold this share of the pixels that a frame must exceed."
+    )
     tries: Positive = Field(10, description="Crops that are drawn at most.")
 
 

@@ -45,12 +45,13 @@ def load_suite(suite: str, *, quick: bool = False) -> Suite:
 
 
 def _refuse_unknown(suite: Suite, origin: str) -> None:
-    """Refuse settings of recipes that no comparison has: they would be without effect."""
+    """Refuse settings of recipes that are neither compared nor shipped: their names are wrong."""
     known = {recipe_title(recipe) for one in suite.comparisons for recipe in one.recipes}
+    known |= {recipe_title(name) for name in recipe_names() if name.startswith("methods/")}
     for name in (*suite.changes, *suite.tuning.runs):
         if name not in known:
             allowed = ", ".join(sorted(known))
-            raise ConfigError(f"{origin}: {name!r} is no recipe of its comparisons; allowed: {allowed}")
+            raise ConfigError(f"{origin}: {name!r} is no recipe; allowed: {allowed}")
 
 
 def method_recipe(suite: Suite, comparison: ComparisonConfig, recipe: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -96,7 +96,7 @@ def test_defaults_lie_under_the_recipe(tmp_path: Path) -> None:
 
 
 def test_parts_are_merged_only_where_they_are_used(tmp_path: Path) -> None:
-    parts = {"class_mix": {"weight": 0.25}, "rare_classes": {"min_pixels": 7}, "temporal_contrast": {"total": 9}}
+    parts = {"class_mix": {"weight": 0.25}, "rare_classes": {"tries": 7}, "temporal_contrast": {"total": 9}}
     method = resolved(tmp_path, "dacs", parts=parts).method
     assert method is not None
     assert method.class_mix is not None
@@ -105,7 +105,7 @@ def test_parts_are_merged_only_where_they_are_used(tmp_path: Path) -> None:
     assert method is not None
     assert method.rare_classes is not None
     assert method.temporal_contrast is not None
-    assert (method.rare_classes.min_pixels, method.temporal_contrast.total) == (7, 9)
+    assert (method.rare_classes.tries, method.temporal_contrast.total) == (7, 9)
     assert method.rare_classes.temperature == 0.01
 
 
@@ -205,8 +205,8 @@ BENCH = {"benchmark": "benchmarks/street_world_fog", "recipes": ["dacs"]}
         ({"parts": {"class_mix": {"wait": 1}}}, "parts.class_mix: unknown key 'wait'; allowed: weight,"),
         ({"adaptation": {"class_mix": {"weight": 1}}}, "parts.class_mix changes it where a recipe uses it"),
         ({"comparisons": [{**BENCH, "at": 0.5}]}, "needs a suite with an 'axis'"),
-        ({"changes": {"mic": {}}}, "'mic' is no recipe of its comparisons; allowed: oracle, source_only"),
-        ({"tuning": {"runs": {"mic": 3}}}, "'mic' is no recipe of its comparisons"),
+        ({"changes": {"mick": {}}}, "'mick' is no recipe; allowed: dacs, daformer, edaps,"),
+        ({"tuning": {"runs": {"mick": 3}}}, "'mick' is no recipe"),
         ({"frames_per_step": 0}, "frames_per_step"),
     ],
 )

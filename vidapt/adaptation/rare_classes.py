@@ -53,6 +53,7 @@ class RareClassDraw:
         transform: Crops and flips a clip.
         counts: int64 (clips,C) pixels of each class in the frame of a clip that shows most of it, at the size that the
             data set gives.
+        pixels: int64 (clips,) pixels of a frame of each clip at that size.
         frequencies: float64 (C,) share of each class among all labelled pixels.
         config: Temperature and thresholds.
 
@@ -68,17 +69,19 @@ class RareClassDraw:
         clips: Clips,
         transform: TrainTransform,
         counts: NDArray[np.int64],
+        pixels: NDArray[np.int64],
         frequencies: NDArray[np.float64],
         config: RareClassConfig,
     ) -> None:
         self._clips = clips
         self._transform = transform
         self._config = config
-        self._shows: NDArray[np.bool_] = np.ascontiguousarray((counts > config.min_pixels).T)
+        shares = counts / np.maximum(pixels, 1)[:, None]
+        self._shows: NDArray[np.bool_] = np.ascontiguousarray((shares > config.min_share).T)
         if not self._shows.any():
             raise ConfigError(
-                f"method.rare_classes.min_pixels is {config.min_pixels}, but no frame of the source shows more pixels "
-                f"of any class than {int(counts.max(initial=0))}; choose a smaller number"
+                f"method.rare_classes.min_share is {config.min_share}, but no class fills more than "
+                f"{shares.max(initial=0):.3g} of any frame of the source; choose a smaller share"
             )
         self.probabilities = class_probabilities(frequencies, np.any(self._shows, axis=1), config.temperature)
 
@@ -90,7 +93,7 @@ class RareClassDraw:
         """
         train_id, index = self.choose(rng)
         clip = self._clips[index]
-        wanted = self._config.crop_share * self._config.min_pixels
+        wanted = self._config.crop_share * self._config.min_share * clip.frames[0, 0].numel()
         for _ in range(self._config.tries):
             crop = self._transform(clip, rng)
             if most_pixels(crop, train_id) > wanted:
@@ -98,7 +101,7 @@ class RareClassDraw:
         return crop
 
     def choose(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw a train id and the number of a clip that shows more than ``config.min_pixels`` pixels of it."""
+        """Draw a train id and the number of a clip that shows more than ``config.min_share`` of it."""
         train_id = int(rng.choice(len(self.probabilities), p=self.probabilities))
         return train_id, int(rng.choice(np.flatnonzero(self._shows[train_id])))
 

@@ -164,4 +164,6 @@ def _rare_class_draw(recipe: Recipe, dataset: Any, transform: TrainTransform) ->
     if recipe.method is None or recipe.method.rare_classes is None:
         return None
     counts = on_main(lambda: clip_class_counts(dataset, len(find_space(recipe.labels))))
-    return RareClassDraw(dataset, transform, counts.clips, counts.frequencies, recipe.method.rare_classes)
+    return RareClassDraw(
+        dataset, transform, counts.clips, counts.pixels, counts.frequencies, recipe.method.rare_classes
+    )

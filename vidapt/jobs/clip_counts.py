@@ -27,11 +27,13 @@ class ClipCounts:
     Attributes:
         clips: int64 (N,C) pixels of each class in the frame of a clip that shows most of it; frames without labels
             and damaged ones show nothing.
+        pixels: int64 (N,) pixels of a frame of each clip; 0 where no frame could be counted.
         frequencies: float64 (C,) share of each class among all labelled pixels, every frame counted once; zeros
             without any. Data sets of a mixture count as often as it reads them.
     """
 
     clips: NDArray[np.int64]
+    pixels: NDArray[np.int64]
     frequencies: NDArray[np.float64]
 
 
@@ -69,7 +71,8 @@ def clip_class_counts(dataset: Any, classes: int, *, jobs: int | None = None) ->
     # int64 (256,C): which ids count for which class.
     members = (table[:, None] == np.arange(classes)).astype(np.int64)
     counts = frames.counts @ members
-    return ClipCounts(counts[frames.clips].max(1), _shares(counts.sum(0)))
+    pixels = frames.counts.sum(1)[frames.clips].max(1)
+    return ClipCounts(counts[frames.clips].max(1), pixels, _shares(counts.sum(0)))
 
 
 def _shares(pixels: NDArray[Any]) -> NDArray[np.float64]:
@@ -81,7 +84,8 @@ def _mixed(mixture: Mixture, parts: list[ClipCounts]) -> ClipCounts:
     clips = _rearranged(mixture, [part.clips for part in parts])
     owners = _rearranged(mixture, [np.full(len(part.clips), number) for number, part in enumerate(parts)])
     reads = np.bincount(owners, minlength=len(parts)) / len(owners)
-    return ClipCounts(clips, reads @ np.stack([part.frequencies for part in parts]))
+    pixels = _rearranged(mixture, [part.pixels for part in parts])
+    return ClipCounts(clips, pixels, reads @ np.stack([part.frequencies for part in parts]))
 
 
 def _rearranged(mixture: Mixture, values: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -129,7 +129,7 @@ def run_stage(
         student = recipe.inference.model_copy(update={"weights": "student"})
         recipe = recipe.model_copy(update={"inference": student})
     datasets = open_data(recipe, None if dry_run else run)
-    recipe = _with_clip_length(recipe, len(datasets[0][0].frames))
+    recipe = _with_clip_length(recipe, len(datasets[0][0].frames), quiet=dry_run)
     # A plan needs no weights: it neither loads nor downloads any.
     fresh = not dry_run and (not resume or latest_checkpoint(run) is None)
     network = build_network(recipe, fresh=fresh)
@@ -170,11 +170,12 @@ def open_accelerator(recipe: Recipe, device: str | None) -> Accelerator:
     return make_accelerator(recipe.training.precision, _device_kind(device))
 
 
-def _with_clip_length(recipe: Recipe, length: int) -> Recipe:
-    """The recipe with the length that its clips have; says so if that is not what it asked for."""
+def _with_clip_length(recipe: Recipe, length: int, *, quiet: bool) -> Recipe:
+    """The recipe with the length that its clips have; says so if that is not what it asked for (a plan shows it)."""
     if length == recipe.training.clip_length:
         return recipe
-    on_main(lambda: print("the data hold single images: every clip has one frame", file=sys.stderr))
+    if not quiet:
+        on_main(lambda: print("the data hold single images: every clip has one frame", file=sys.stderr))
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"clip_length": length})})
 
 

@@ -57,7 +57,8 @@ def frequencies_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 def draw_from(clips: Squares, crop: int = SIZE, scale: float = 1.0, **options: float) -> RareClassDraw:
     counts = counts_of(clips)
     transform = TrainTransform((crop, crop), (scale, scale))
-    return RareClassDraw(clips, transform, counts, frequencies_of(counts), RareClassConfig(**options))
+    pixels = np.full(len(clips), SIZE**2)
+    return RareClassDraw(clips, transform, counts, pixels, frequencies_of(counts), RareClassConfig(**options))
 
 
 # --- probabilities
@@ -89,7 +90,7 @@ def test_probabilities_are_finite_and_rarer_is_likelier(frequencies: list[float]
 
 def test_every_drawn_clip_shows_more_than_enough_of_its_class() -> None:
     clips = Squares()
-    draw, counts = draw_from(clips, min_pixels=16, temperature=0.5), counts_of(clips)
+    draw, counts = draw_from(clips, min_share=16 / SIZE**2, temperature=0.5), counts_of(clips)
     chosen = [draw.choose(np.random.default_rng(seed)) for seed in range(300)]
     assert all(counts[clip, train_id] > 16 for train_id, clip in chosen)
     # clips 1 (9 pixels), 4 (none) and 5 (exactly 16) do not show enough of any class but 0
@@ -97,7 +98,7 @@ def test_every_drawn_clip_shows_more_than_enough_of_its_class() -> None:
 
 
 def test_classes_are_drawn_with_their_probability_and_clips_evenly() -> None:
-    draw = draw_from(Squares((10, 8, 8, 10)), min_pixels=16, temperature=0.5)
+    draw = draw_from(Squares((10, 8, 8, 10)), min_share=16 / SIZE**2, temperature=0.5)
     chosen = [draw.choose(np.random.default_rng(seed)) for seed in range(4000)]
     classes = Counter(train_id for train_id, _ in chosen)
     assert draw.probabilities[4] == 0
@@ -110,15 +111,15 @@ def test_classes_are_drawn_with_their_probability_and_clips_evenly() -> None:
 
 def test_nothing_to_draw_is_one_clear_line() -> None:
     with pytest.raises(ConfigError) as caught:
-        draw_from(Squares(), min_pixels=600)
+        draw_from(Squares(), min_share=1.0)
     assert str(caught.value) == (
-        "method.rare_classes.min_pixels is 600, but no frame of the source shows more pixels of any class than 576; "
-        "choose a smaller number"
+        "method.rare_classes.min_share is 1.0, but no class fills more than 1 of any frame of the source; "
+        "choose a smaller share"
     )
 
 
 def test_one_class_or_one_clip_is_enough() -> None:
-    draw = draw_from(Squares((10,)), min_pixels=500)
+    draw = draw_from(Squares((10,)), min_share=500 / SIZE**2)
     # 576 - 100 pixels of class 0 in the last frame, all of it in the first
     assert {draw.choose(np.random.default_rng(seed)) for seed in range(20)} == {(0, 0)}
 
@@ -128,7 +129,7 @@ def test_one_class_or_one_clip_is_enough() -> None:
 
 def test_crops_keep_the_share_where_one_can() -> None:
     """Half of the crops would miss the square in the corner; with 30 tries at least one hits."""
-    draw = draw_from(Squares((12,) * 3), crop=14, min_pixels=100, crop_share=0.5, tries=30)
+    draw = draw_from(Squares((12,) * 3), crop=14, min_share=100 / SIZE**2, crop_share=0.5, tries=30)
     for seed in range(100):
         train_id, _ = draw.choose(np.random.default_rng(seed))
         assert most_pixels(draw(np.random.default_rng(seed)), train_id) > 50
@@ -136,7 +137,7 @@ def test_crops_keep_the_share_where_one_can() -> None:
 
 def test_one_try_is_a_plain_random_crop() -> None:
     clips = Squares((12,) * 3)
-    draw = draw_from(clips, crop=14, min_pixels=100, tries=1)
+    draw = draw_from(clips, crop=14, min_share=100 / SIZE**2, tries=1)
     misses = 0
     for seed in range(50):
         rng = np.random.default_rng(seed)
@@ -150,7 +151,7 @@ def test_one_try_is_a_plain_random_crop() -> None:
 
 def test_a_share_that_no_crop_reaches_gives_the_last_crop() -> None:
     clips = Squares((12,) * 3)
-    draw = draw_from(clips, crop=6, min_pixels=100, crop_share=3.0, tries=4)
+    draw = draw_from(clips, crop=6, min_share=100 / SIZE**2, crop_share=3.0, tries=4)
     rng = np.random.default_rng(0)
     _, index = draw.choose(rng)
     tried = [TrainTransform((6, 6))(clips[index], rng) for _ in range(4)]
@@ -170,7 +171,7 @@ def test_pixels_are_counted_in_the_frame_that_shows_most() -> None:
 
 
 def test_a_draw_is_a_function_of_the_generator_and_survives_pickling() -> None:
-    draw = draw_from(Squares(), crop=12, min_pixels=16, temperature=0.5)
+    draw = draw_from(Squares(), crop=12, min_share=16 / SIZE**2, temperature=0.5)
     again = pickle.loads(pickle.dumps(draw))
     videos = set()
     for seed in range(20):
@@ -190,7 +191,7 @@ def test_a_clip_is_read_once_however_many_crops_are_drawn() -> None:
             reads.append(index)
             return super().__getitem__(index)
 
-    draw = draw_from(Counting((12,) * 3), crop=6, min_pixels=100, crop_share=3.0)
+    draw = draw_from(Counting((12,) * 3), crop=6, min_share=100 / SIZE**2, crop_share=3.0)
     reads.clear()
     draw(np.random.default_rng(0))
     assert len(reads) == 1
@@ -199,7 +200,12 @@ def test_a_clip_is_read_once_however_many_crops_are_drawn() -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_loader_goes_on_in_the_middle_of_a_run_on_any_number_of_processes(world: int) -> None:
     clips = Squares()
-    options = {"seed": 3, "domain": "source", "batch": 4, "draw": draw_from(clips, 12, min_pixels=16, temperature=0.5)}
+    options = {
+        "seed": 3,
+        "domain": "source",
+        "batch": 4,
+        "draw": draw_from(clips, 12, min_share=16 / SIZE**2, temperature=0.5),
+    }
     whole = list(islice(clip_loader(clips, None, **options), 5))
     rest = [
         islice(clip_loader(clips, None, **options, start_step=2, rank=rank, world=world), 3) for rank in range(world)

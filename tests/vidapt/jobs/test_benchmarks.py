@@ -135,7 +135,7 @@ def test_every_benchmark_is_here() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_a_benchmark_reads(name: str) -> None:
     expected = EXPECTED[name]
-    recipe = small_recipe(name, "video")
+    recipe = small_recipe(name, "vidapt")
     source, target = open_data(recipe)
     assert (len(source), len(target)) == expected.clips
     assert source.label_space == find_space(recipe.labels)
@@ -153,7 +153,7 @@ def test_one_step(name: str, tmp_path: Path) -> None:
     check_scores(trained.scores["student"], EXPECTED[name])
     assert {"source/semantic", "source/center", "source/offset"} <= losses(trained.run).keys()
 
-    recipe = small_recipe(name, "video", more=f"training.initial={trained.run}")
+    recipe = small_recipe(name, "vidapt", more=f"training.initial={trained.run}")
     adapted = adapt(recipe, out=tmp_path / "adapted", device="cpu")
     assert list(adapted.scores) == [*(["upper_bound"] if recipe.upper_bound else []), "adapted"]
     for scores in adapted.scores.values():

@@ -41,6 +41,7 @@ def assert_counted(dataset: Any, classes: int) -> None:
     total = np.sum(list(frames.values()), 0)
     assert found.clips.dtype == np.int64
     np.testing.assert_array_equal(found.clips, rows)
+    np.testing.assert_array_equal(found.pixels, [dataset[index].frames[0, 0].numel() for index in range(len(dataset))])
     np.testing.assert_allclose(found.frequencies, total / total.sum(), rtol=1e-12)
     assert np.count_nonzero(total) > 1
 

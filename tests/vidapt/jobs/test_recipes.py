@@ -40,15 +40,20 @@ def test_every_benchmark_joins_with_every_method_and_network() -> None:
     kinds = [[name for name in recipe_names() if name.startswith(part)] for part in PARTS[:3]]
     assert all(kinds)
     for names in product(*kinds):
+        if names[1] == "methods/oracle" and load_recipe(names[0]).upper_bound is None:
+            continue
         recipe = load_recipe("+".join(names))
         backwards = load_recipe("+".join(reversed(names)))
         assert recipe.name == "+".join(Path(name).name for name in names)
         assert backwards.model_copy(update={"name": recipe.name}) == recipe
         benchmark, network = load_recipe(names[0]), load_recipe(names[2])
-        method = load_recipe(names[1], ["target.kind=street_world"])
-        for key in ("labels", "source", "target", "validation", "evaluation", "training", "scoring"):
+        method = load_recipe(names[1], ["target.kind=street_world", "upper_bound.kind=street_world"])
+        for key in ("labels", "source", "target", "validation", "evaluation", "scoring"):
             assert getattr(recipe, key) == getattr(benchmark, key)
-        assert (recipe.method, recipe.model) == (method.method, network.model)
+        sizes = {"crop": benchmark.training.crop, "scale": benchmark.training.scale}
+        assert recipe.training == method.training.model_copy(update=sizes)
+        assert (recipe.method, recipe.train_on) == (method.method, method.train_on)
+        assert recipe.model == method.model.model_copy(update={"encoder": network.model.encoder})
         assert recipe.inference == benchmark.inference.model_copy(update={"weights": method.inference.weights})
 
 
