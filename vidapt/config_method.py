@@ -217,6 +217,11 @@ class MethodConfig(Section):
         description="true: the teacher's batch normalisation keeps target statistics (AdaBN; DAFormer's decoder too); "
         "false: they are averaged from the student's.",
     )
+    student: Literal["clips", "frames"] = Field(
+        "clips",
+        description="frames: the teacher's tracker looks at whole clips, the student trains on one frame of each, so "
+        "that a step shows more scenes.",
+    )
     pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
     pseudo_instances: PseudoInstanceConfig = PseudoInstanceConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -123,11 +123,14 @@ def _with_parts(method: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]
 
 
 def _with_batch(data: dict[str, Any], suite: Suite, overrides: Sequence[str], origin: str) -> dict[str, Any]:
-    """Give image and video recipes equally many frames a step, unless the batch was set by hand."""
+    """Let the students of image and video recipes see equally many frames a step, unless the batch was set by hand."""
     frames = suite.frames_per_step
     if frames is None or any(_key(text) == ["training", "batch"] for text in overrides):
         return data
-    length = build_recipe(data, origin).training.clip_length
+    recipe = build_recipe(data, origin)
+    length = recipe.training.clip_length
+    if recipe.method is not None and recipe.method.student == "frames":
+        length = 1
     if frames % length:
         raise ConfigError(f"{origin}: clips of {length} frames do not divide frames_per_step, which is {frames}")
     return merge(data, {"training": {"batch": frames // length}})

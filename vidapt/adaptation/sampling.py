@@ -26,6 +26,7 @@ Purpose = Literal[
     "second_patch_augment",
     "patch_contrast",
     "pixel_sampling",
+    "student_frame",
 ]
 _STREAM: dict[str, int] = {purpose: number for number, purpose in enumerate(get_args(Purpose), 1)}
 

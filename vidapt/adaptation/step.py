@@ -15,7 +15,7 @@ from vidapt.adaptation.source_graphs import pasted_graph, source_graph
 from vidapt.adaptation.supervised import Loss, summed
 from vidapt.adaptation.target_graphs import masked_graph, mixed_graph, patch_graph
 from vidapt.adaptation.teacher import ema_momentum, ema_update, make_teacher, own_statistics, statistics_names
-from vidapt.adaptation.tools import Round, Tools
+from vidapt.adaptation.tools import Round, Tools, single_frames
 from vidapt.clip import ClipBatch
 from vidapt.config_method import MethodConfig
 from vidapt.tracking.tracker import OnlineTracker
@@ -90,6 +90,8 @@ class SelfTrainingStep:
         if target is None:
             raise ValueError("SelfTrainingStep.losses needs target clips")
         clips = Round(source, target, self._label(target), self._updates / self._steps)
+        if self._method.student == "frames":
+            clips = single_frames(clips, self._tools.labelled.seed)
         yield "confidence", clips.pseudo.confident.mean()
         if needs_instances(self._method):
             yield "instances", clips.pseudo.verified.sum(1).float().mean()

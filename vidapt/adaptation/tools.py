@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from vidapt.adaptation.mixing import MixedClips
 from vidapt.adaptation.pseudo_labels import PseudoLabels
 from vidapt.adaptation.sampling import Purpose, clip_generators, clip_rngs
 from vidapt.adaptation.supervised import Labelled, forward
-from vidapt.clip import ClipBatch
+from vidapt.clip import ClipBatch, PanopticTarget
 from vidapt.config_method import MethodConfig
 from vidapt.models.encoder import Encoder
 from vidapt.models.network import NetworkOutput, PanopticNetwork
@@ -97,6 +97,44 @@ class Round:
     def flow(self) -> Tensor:
         """Optical flow of the target clips, float32 (B,T-1,2,H,W) pixels."""
         return clip_flow(self.target.frames)
+
+
+def single_frames(clips: Round, seed: int) -> Round:
+    """The same round with one frame of each clip, drawn for source and target apart; instances keep what is known."""
+    pseudo, place = clips.pseudo, _draw_frames(clips.target, seed)
+    instance = _pick(pseudo.instance, place)
+    shown = torch.zeros_like(pseudo.verified).scatter_(1, instance.flatten(1).long(), True)
+    shown[:, 0] = False
+    picked = {name: _pick(getattr(pseudo, name), place) for name in ("semantic", "confidence", "weight")}
+    pseudo = replace(pseudo, **picked, instance=instance, verified=pseudo.verified & shown)
+    source = _pick_clips(clips.source, _draw_frames(clips.source, seed))
+    return replace(clips, source=source, target=_pick_clips(clips.target, place), pseudo=pseudo)
+
+
+def _draw_frames(batch: ClipBatch, seed: int) -> Tensor:
+    """int64 (B,) on the clips' device: a frame of each clip."""
+    length = batch.frames.shape[1]
+    places = [int(rng.integers(length)) for rng in clip_rngs(seed, "student_frame", batch.samples)]
+    return torch.tensor(places, device=batch.frames.device)
+
+
+def _pick(maps: Tensor, place: Tensor) -> Tensor:
+    """Frame ``place`` (B,) of (B,T,...) maps as (B,1,...)."""
+    return maps[torch.arange(len(place), device=maps.device), place.to(maps.device)][:, None]
+
+
+def _pick_clips(batch: ClipBatch, place: Tensor) -> ClipBatch:
+    target = batch.target
+    if target is not None:
+        target = PanopticTarget(*(_pick(maps, place) for maps in (target.semantic, target.instance, target.labelled)))
+    return replace(
+        batch,
+        frames=_pick(batch.frames, place),
+        indices=_pick(batch.indices, place),
+        times=_pick(batch.times, place),
+        target=target,
+        ignored=None if batch.ignored is None else _pick(batch.ignored, place),
+    )
 
 
 def second_view(tools: Tools, frames: Tensor, batch: ClipBatch) -> Tensor | None:
