@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from vidapt.clip import IGNORE, Clip, PanopticTarget
+from vidapt.hue import turn_hue
 
 
 @dataclass(frozen=True)
@@ -133,5 +134,5 @@ class StrongAugment:
             clip = tv.adjust_brightness(clip, factors[0])
             clip = tv.adjust_contrast(clip, factors[1])
             clip = tv.adjust_saturation(clip, factors[2])
-            clip = tv.adjust_hue(clip, hue)
+            clip = turn_hue(clip, hue)
         return tv.gaussian_blur(clip, [5, 5], [sigma, sigma]) if blurred else clip

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold_
 
 # Added to a logit, this leaves nothing of its exponential; unlike -inf it never makes a NaN.
 MASKED = -1e30
+# The exponential of less is 0 here: logits with a fixed maximum stay above -80, and with an online one it is lost in
+# the sum. On a CPU exponentials that underflow take many times as long.
+LEAST_EXPONENT = -86.0
+LEAST_EXPONENTIAL = 1e-37
 CPU_BLOCK_ELEMENTS = 2**18
 GPU_BLOCK_ELEMENTS = 2**22
 MIN_ROWS = 128
@@ -74,11 +79,16 @@ class LogSumExp:
             maximum = torch.maximum(self.maximum, masked.amax(-1, keepdim=True))
             self.total *= torch.exp(self.maximum - maximum)
             self.maximum = maximum
-        self.total += masked.sub_(self.maximum).exp_().sum(-1, keepdim=True)
+        self.total += exponential_(masked.sub_(self.maximum)).sum(-1, keepdim=True)
 
     def result(self) -> Tensor:
         """Return the log-sum-exp so far, (P,r,1)."""
         return torch.where(self.maximum > MASKED / 2, self.maximum + self.total.log(), -torch.inf)
+
+
+def exponential_(block: Tensor, largest: float | None = None) -> Tensor:
+    """Replace a block by its exponential, capped at that of `largest`, and 0 where it is masked; return it."""
+    return threshold_(block.clamp_(LEAST_EXPONENT, largest).exp_(), LEAST_EXPONENTIAL, 0.0)
 
 
 def accumulate_gradients(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vidapt.kernels.contrast.blocks import MASKED, Blocks, LogSumExp, accumulate_gradients
+from vidapt.kernels.contrast.blocks import MASKED, Blocks, LogSumExp, accumulate_gradients, exponential_
 from vidapt.kernels.contrast.operands import (
     FIXED_MAXIMUM_LIMIT,
     comparable_labels,
@@ -111,7 +111,7 @@ class NegativeLogSumExp(torch.autograd.Function):
         for rows in blocks.rows():
             for columns in blocks.columns():
                 block = negative_scores(blocks, rows, columns, *masks).sub_(ctx.log_sum[:, rows])
-                share = block.clamp_(max=FIXED_MAXIMUM_LIMIT).exp_().mul_(grad[:, rows, None])
+                share = exponential_(block, FIXED_MAXIMUM_LIMIT).mul_(grad[:, rows, None])
                 accumulate_gradients(blocks, rows, columns, share, query_grad, key_grad, 1 / ctx.temperature)
         return query_grad, key_grad, *[None] * 6
 

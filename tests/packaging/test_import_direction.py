@@ -30,6 +30,7 @@ MAY_IMPORT = {
 ROOM_OF = {
     **dict.fromkeys(("recipe", "suite", "config_data", "config_method", "config_model", "config_suite"), "config"),
     **dict.fromkeys(("cli_compare", "cli_data", "cli_text", "__main__"), "cli"),
+    "hue": "transforms",
 }
 PUBLIC_SHORTCUTS = {("vidapt.clip", "vidapt.io.overlay"), ("vidapt.labels", "vidapt.mapping"), ("vidapt", "*")}
 """PanopticFrame.overlay, labels.space_map and the package's own names reach up, for the user's convenience."""

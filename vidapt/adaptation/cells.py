@@ -30,7 +30,12 @@ def at_cells(maps: Tensor, grid: Size) -> Tensor:
 
 def rows_at(rows: Tensor, place: Tensor) -> Tensor:
     """Pick the rows (...,N,D) that ``place``, int64 (...,N), names from (...,L,D); the leading axes are equal."""
-    return rows.gather(-2, place[..., None].expand(*place.shape, rows.shape[-1]))
+    length, width = rows.shape[-2:]
+    if not rows.is_contiguous():
+        return rows.gather(-2, place[..., None].expand(*place.shape, width))
+    # whole rows are copied several times faster than single values, and their gradients added
+    first = length * torch.arange(place.shape[:-1].numel(), device=place.device).view(*place.shape[:-1], 1)
+    return rows.flatten(0, -2).index_select(0, (place + first).flatten()).view(*place.shape, width)
 
 
 def mean_over_clips(losses: Tensor, counted: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vidapt.errors import UserError
+from vidapt.jobs.bench_adaptation import measure as measure_adaptation
 from vidapt.jobs.bench_cache import measure as measure_cache
 from vidapt.jobs.bench_metrics import measure as measure_metrics
 from vidapt.jobs.bench_stage import StageResult
@@ -21,7 +22,11 @@ from vidapt.jobs.files import write_json
 from vidapt.kernels.bench.report import environment, package_version
 
 SCHEMA = 1
-STAGES: dict[str, Callable[[bool], StageResult]] = {"metrics": measure_metrics, "cache": measure_cache}
+STAGES: dict[str, Callable[[bool], StageResult]] = {
+    "metrics": measure_metrics,
+    "cache": measure_cache,
+    "adaptation": measure_adaptation,
+}
 """By name what measures a stage; its argument is whether to be quick."""
 
 
@@ -81,16 +86,28 @@ def _print(console: Console, result: StageResult) -> None:
     sizes = ", ".join(f"{value} {name}" for name, value in result.about.items())
     console.print(Text(f"{result.title}: {sizes}"))
     console.print(Text(f"Checked, {result.checked}"))
-    table = Table("", "ms/frame", "p20", "p80", "samples", "speedup", box=SIMPLE_HEAD)
+    table = Table("", f"ms/{result.unit}", "p20", "p80", "samples", "speedup", box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
     for row in result.rows:
         times = (f"{value:.2f}" for value in (row.median_ms, row.p20_ms, row.p80_ms))
         table.add_row(Text(row.name), *times, str(row.samples), f"{result.speedup(row):.1f}x")
     console.print(table)
-    console.print(Text(f"speedup: over {result.baseline}; p20, p80: of all samples, each one frame"))
+    console.print(Text(f"speedup: over {result.baseline}; p20, p80: of all samples, each one {result.unit}"))
+    if result.shares:
+        console.print(_shares(result))
     for target in result.targets:
         console.print(Text(str(target)))
+
+
+def _shares(result: StageResult) -> Table:
+    names = list(next(iter(result.shares.values())))
+    table = Table("%", *names, box=SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row, parts in result.shares.items():
+        table.add_row(Text(row), *(f"{parts[name]:.1f}" for name in names))
+    return table
 
 
 def _write(path: Path | None, data: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -65,6 +65,8 @@ class StageResult:
         rows: Timings; the first is ours.
         baseline: Name of the row that ratios are taken over.
         targets: What was aimed at.
+        unit: What a sample is the time of.
+        shares: Percent of the time of rows by part, where they were looked at.
     """
 
     title: str
@@ -73,6 +75,8 @@ class StageResult:
     rows: tuple[Timing, ...]
     baseline: str
     targets: tuple[Target, ...]
+    unit: str = "frame"
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def row(self, name: str) -> Timing:
         """The timing of that name."""
@@ -89,7 +93,9 @@ class StageResult:
             "about": self.about,
             "checked": self.checked,
             "baseline": self.baseline,
+            "unit": self.unit,
             "rows": [vars(row) | {"speedup": self.speedup(row)} for row in self.rows],
+            "shares": {name: dict(parts) for name, parts in self.shares.items()},
             "targets": [vars(target) | {"met": target.met} for target in self.targets],
         }
 

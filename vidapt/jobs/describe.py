@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidapt.config import Data, StoredData, StreetWorldData
+from vidapt.config import Data, MethodConfig, StoredData, StreetWorldData
 
 
 def sections_of(source: Data | Sequence[Data]) -> list[Data]:
@@ -29,3 +29,11 @@ def describe_all(source: Data | Sequence[Data]) -> str:
         return describe(sections[0])
     total = sum(data.weight for data in sections)
     return " + ".join(f"{describe(data)} ({data.weight / total:.0%})" for data in sections)
+
+
+def describe_method(method: MethodConfig | None) -> str:
+    """The parts that a method uses, by the names of their sections."""
+    if method is None:
+        return "none (supervised)"
+    optional = (name for name, field in MethodConfig.model_fields.items() if field.default is None)
+    return ", ".join(name for name in optional if getattr(method, name) is not None) or "no part"

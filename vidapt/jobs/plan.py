@@ -19,7 +19,7 @@ from vidapt.clip import ClipBatch, collate
 from vidapt.config import Recipe
 from vidapt.datasets.stored import StoredDataset
 from vidapt.datasets.views import IgnoredRows, Mixture, Relabelled, SkipDamaged
-from vidapt.jobs.describe import describe, describe_all
+from vidapt.jobs.describe import describe, describe_all, describe_method
 from vidapt.jobs.scored_videos import scored_space, scored_videos
 from vidapt.jobs.table import describe_mean
 from vidapt.labels import LabelSpace
@@ -71,6 +71,7 @@ def plan(
         ("evaluation", describe(recipe.evaluation)),
         *_evaluation(recipe, space),
         ("network", f"{recipe.model.encoder.name}, {weights / 1e6:.2f} M parameters{_pretrained(recipe)}"),
+        ("method", describe_method(recipe.method)),
         ("batch", f"{config.batch} clips of {config.clip_length} frames, crop {config.crop[0]}x{config.crop[1]}"),
         ("steps", str(config.steps)),
         ("memory", f"{memory:.0f} MB after one step on {device}{trial.note}"),

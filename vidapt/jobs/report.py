@@ -18,7 +18,7 @@ from vidapt.io.images import resize_image
 from vidapt.io.overlay import draw_overlay, label_picture
 from vidapt.io.report import Picture, ReportContent, Table, curve, jpeg, write_report
 from vidapt.jobs.data import training_target
-from vidapt.jobs.describe import describe, describe_all, sections_of
+from vidapt.jobs.describe import describe, describe_all, describe_method, sections_of
 from vidapt.jobs.scored_videos import is_generated, labelled_frames, scored_space, scored_videos
 from vidapt.jobs.table import COLUMNS, TEST_BED, ScoreData, row_title, score_row
 from vidapt.labels import LabelSpace
@@ -89,6 +89,7 @@ def _facts(recipe: Recipe, out: Path) -> list[tuple[str, str]]:
         ("source", describe_all(recipe.source)),
         ("target", f"{describe(target)} (unlabelled)" if target else "none"),
         ("evaluation", describe(recipe.evaluation)),
+        ("method", describe_method(recipe.method)),
         ("network", recipe.model.encoder.name),
         ("steps", f"{recipe.training.steps}, warm start {recipe.warm_start.steps if recipe.warm_start else 0}"),
         ("seed", str(recipe.training.seed)),

@@ -66,7 +66,9 @@ class ScaleAttention(nn.Module):
         return trust
 
 
-def view_details(classify: Callable[[Tensor], Tensor], padded: Tensor, views: Views, window: Window | None) -> Detail:
+def view_details(
+    classify: Callable[[Tensor], Tensor], padded: Tensor, views: Views, window: Window | None, *, at_once: bool = False
+) -> Detail:
     """Classify one window of padded frames (N,3,H,W), or for None all of them by sliding windows.
 
     Args:
@@ -74,12 +76,13 @@ def view_details(classify: Callable[[Tensor], Tensor], padded: Tensor, views: Vi
         padded: ``views.pad`` of the frames.
         views: Where the views lie.
         window: Where to look.
+        at_once: Classify all sliding windows in one call.
 
     Raises:
         ValueError: If the window does not fit the frames.
     """
     if window is None:
-        window, logits = Window(0, 0, *views.padded), slide_logits(classify, padded, views.sliding())
+        window, logits = Window(0, 0, *views.padded), slide_logits(classify, padded, views.sliding(), at_once=at_once)
     else:
         views.check(window)
         logits = classify(window.cut(padded))
@@ -87,7 +90,9 @@ def view_details(classify: Callable[[Tensor], Tensor], padded: Tensor, views: Vi
     return Detail(logits[..., :height, :width], window)
 
 
-def slide_logits(classify: Callable[[Tensor], Tensor], padded: Tensor, windows: Sequence[Window]) -> Tensor:
+def slide_logits(
+    classify: Callable[[Tensor], Tensor], padded: Tensor, windows: Sequence[Window], *, at_once: bool = False
+) -> Tensor:
     """Mean logits of windows that cover the frames, before softmax.
 
     As many windows share one call as have no more pixels than the frames, so that sliding needs about the memory of one
@@ -97,12 +102,14 @@ def slide_logits(classify: Callable[[Tensor], Tensor], padded: Tensor, windows: 
         classify: Gives logits (M,C,h/4,w/4) of crops (M,3,h,w).
         padded: Frames (N,3,H,W).
         windows: All of one size; every cell of the frames lies in at least one of them.
+        at_once: Put all windows into one call, as a batch that is normalised by its own statistics must be.
 
     Returns:
         float32 (N,C,H/4,W/4).
     """
     height, width = padded.shape[-2:]
-    together = max(1, height * width // (windows[0].height * windows[0].width))
+    fitting = max(1, height * width // (windows[0].height * windows[0].width))
+    together = len(windows) if at_once else fitting
     parts: list[Tensor] = []
     for start in range(0, len(windows), together):
         group = windows[start : start + together]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vidapt.clip import Instances, PanopticTarget
 from vidapt.config import ModelConfig
@@ -129,7 +130,8 @@ class PanopticNetwork(nn.Module):
         fused, context = self.semantic(features)
         if window is None and self.training:
             window = views.center()
-        detail = view_details(self._classify, padded, views, window)
+        at_once = any(module.training for module in self.modules() if isinstance(module, _BatchNorm))
+        detail = view_details(self._classify, padded, views, window, at_once=at_once)
         logits = fuse_views(context, attention(features), detail, views.grid)
         return NetworkOutput(features, fused, logits, views.size, None if window is None else detail)
 

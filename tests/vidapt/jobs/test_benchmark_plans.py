@@ -194,6 +194,12 @@ PLANS: dict[str, Rows] = {
 LARGE = ("synthia_to_cityscapes", "viper_to_cityscapes_vps")
 """Those that are planned with the large network; a step of it takes seconds."""
 
+METHOD = (
+    *("training.clip_length=2", "method.student=clips", "method.pixel_contrast=null"),
+    *("method.masked_consistency=null", "method.pseudo_labels.mirrored=false"),
+)
+"""What the plans are made for, whatever else the method lists."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def truths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truths]:
@@ -229,6 +235,7 @@ def test_the_plan_of_a_benchmark(name: str, capsys: pytest.CaptureFixture[str]) 
     """Nothing is trained and nothing is written; every recipe keeps its own crop, batch and data options."""
     encoder = "mit_b5" if name in LARGE else "mit_b0"
     options = ["--set", "model.encoder.pretrained=false", "--set", f"model.encoder.name={encoder}"]
+    options += [part for text in METHOD for part in ("--set", text)]
     if "street_world" in name:
         options += [part for key in ("source", "target", "upper_bound") for part in few_videos(name, key)]
     before = files_here()

@@ -11,6 +11,7 @@ import yaml
 
 import vidapt.configs
 from tests.benchmark_data import Truths, benchmark_data
+from vidapt.adaptation.confidence import trust
 from vidapt.adaptation.mixing import class_mix, instance_mix
 from vidapt.adaptation.pseudo_labels import PseudoLabels
 from vidapt.clip import IGNORE, ClipBatch, PanopticFrame, Segment, collate
@@ -50,7 +51,7 @@ def truths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truths]:
 
 
 def benchmark(name: str, *overrides: str) -> Recipe:
-    return load_recipe(f"benchmarks/{name}+methods/vidapt", overrides)
+    return load_recipe(f"benchmarks/{name}+methods/vidapt", ("training.clip_length=2", *overrides))
 
 
 def scored_labels(recipe: Recipe) -> list[Labels]:
@@ -222,12 +223,14 @@ def test_margins_weigh_nothing() -> None:
 
 
 def certain(target: ClipBatch) -> PseudoLabels:
-    """Pseudo-labels: all is road with confidence 0.75, but for one verified car over the left columns."""
+    """Pseudo-labels, three quarters of them confident: all is road, but for one verified car over the left columns."""
     shape = (*target.frames.shape[:2], *target.frames.shape[-2:])
     semantic, instance = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.int32)
     semantic[..., :50], instance[..., :50] = CITYSCAPES.index("car"), 1
+    confidence = (torch.arange(shape[-1]) % 4 < 3).float().expand(shape)
+    weight = trust(semantic, confidence, torch.full((19,), 0.5), "clip", ignored=target.ignored)
     verified = torch.tensor([[False, True]])
-    return PseudoLabels(semantic, instance, torch.tensor([0.75]), verified)
+    return PseudoLabels(semantic, confidence, weight, torch.tensor([0.75]), instance, verified, torch.ones(1, 2))
 
 
 # --- conventions of the scores

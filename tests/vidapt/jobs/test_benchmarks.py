@@ -20,6 +20,9 @@ from vidapt.labels import CAMVID, CITYSCAPES, find_space
 from vidapt.recipe import load_recipe, recipe_names
 
 STEPS = "training.steps=1 training.batch=2 training.workers=0 training.log_every=1 training.crop=[64,128]"
+NARROW = "model.semantic.channels=16 model.instance.channels=16"
+CLIPS = "training.clip_length=2 method.student=clips"
+PARTS = "method.pixel_contrast.weight=0.1 method.temporal_contrast.weight=0.1"
 TARGET = "target.height=64 target.ignored_rows=[2,15]"
 WORLDS = "{name}.videos=1 {name}.frames=3 {name}.size=[64,128]"
 SIXTEEN = tuple(name for name in CITYSCAPES.names if name not in ("terrain", "truck", "train"))
@@ -32,7 +35,7 @@ class Expected:
     """What a benchmark holds in miniature and how it is scored.
 
     Attributes:
-        small: What makes it small beyond ``STEPS``: --set texts.
+        small: What makes it small beyond ``STEPS`` and ``NARROW``: --set texts.
         clips: Clips of the source and of the target.
         frames: Videos, frames and labelled frames that are scored.
         classes: Classes that means are taken over.
@@ -124,7 +127,7 @@ def truths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truths]:
 
 def small_recipe(name: str, *methods: str, more: str = "") -> Recipe:
     parts = [f"benchmarks/{name}", *(f"methods/{method}" for method in methods)]
-    return load_recipe("+".join(parts), shlex.split(f"{STEPS} {EXPECTED[name].small} {more}"))
+    return load_recipe("+".join(parts), shlex.split(f"{STEPS} {NARROW} {EXPECTED[name].small} {more}"))
 
 
 def test_every_benchmark_is_here() -> None:
@@ -135,7 +138,7 @@ def test_every_benchmark_is_here() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_a_benchmark_reads(name: str) -> None:
     expected = EXPECTED[name]
-    recipe = small_recipe(name, "vidapt")
+    recipe = small_recipe(name, "vidapt", more=CLIPS)
     source, target = open_data(recipe)
     assert (len(source), len(target)) == expected.clips
     assert source.label_space == find_space(recipe.labels)
@@ -153,7 +156,7 @@ def test_one_step(name: str, tmp_path: Path) -> None:
     check_scores(trained.scores["student"], EXPECTED[name])
     assert {"source/semantic", "source/center", "source/offset"} <= losses(trained.run).keys()
 
-    recipe = small_recipe(name, "vidapt", more=f"training.initial={trained.run}")
+    recipe = small_recipe(name, "vidapt", more=f"{CLIPS} {PARTS} training.initial={trained.run}")
     adapted = adapt(recipe, out=tmp_path / "adapted", device="cpu")
     assert list(adapted.scores) == [*(["upper_bound"] if recipe.upper_bound else []), "adapted"]
     for scores in adapted.scores.values():
