@@ -34,6 +34,25 @@ METHOD: dict[str, Any] = {
 }
 """Self-training with a part of each kind, where everything counts as confident."""
 
+STATEFUL_METHOD: dict[str, Any] = {
+    "alpha": 0.9,
+    "target_statistics": True,
+    "pseudo_labels": {"threshold": 0.9, "weight": "batch", "class_thresholds": {"momentum": 0.5}},
+    "pseudo_instances": {"score": 0.0},
+    "rare_classes": {},
+    "class_mix": {"instance_weight": 1.0},
+    "instance_mix": {"start": 0.5},
+    "masked_consistency": {"block": 16},
+    "pixel_contrast": {"min_pixels": 2, "bank": {"size": 8, "per_step": 2}},
+}
+"""Self-training with every part that keeps state, shares values over processes, or begins later."""
+
+MASK_RCNN: dict[str, Any] = {
+    "kind": "mask_rcnn", "channels": 8, "box_channels": 16, "mask_channels": 8, "proposals": 20, "roi_samples": 16,
+    "detections": 3,
+}  # fmt: skip
+"""A small instance head that draws proposals."""
+
 TRACKING: dict[str, Any] = {"birth_score": 0.05, "high_score": 0.05, "low_score": 0.01}
 
 

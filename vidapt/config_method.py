@@ -1,6 +1,6 @@
 """The method section of a recipe: the parts that self-training uses, with their weights.
 
-A part that is null is off; ``method.class_mix=null`` switches it off in any recipe, a weight of 0 does too.
+A part that is null is off; ``method.class_mix=null`` switches it off in any recipe, weights of 0 do too.
 """
 
 from __future__ import annotations
@@ -8,9 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vidapt.config_data import Fraction, NotNegative, Positive, Section
+
+
+class WeightedPart(Section):
+    """A part with a weight, which may begin later in the run."""
+
+    weight: NotNegative = 1.0
+    start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins.")
+
+    @property
+    def used(self) -> bool:
+        """Whether one of its weights is above 0."""
+        return self.weight > 0
 
 
 class AugmentConfig(Section):
@@ -48,7 +60,11 @@ class PseudoLabelConfig(Section):
 class PseudoInstanceConfig(Section):
     """Which of the teacher's instances become pseudo-instances, verified by the tracker over the target clip."""
 
-    score: Fraction = Field(0.75, description="Score that an instance must reach on every frame where it counts.")
+    score: Fraction = Field(
+        0.75,
+        description="Score that an instance must reach on every frame where it counts. The tracker that verifies it "
+        "lowers tracking.birth_score, high_score and low_score to this one where they are above it.",
+    )
     agreement: Fraction = Field(0.0, description="Share of the track's class votes that must agree.")
     hits: Fraction = Field(1.0, gt=0, description="Share of the clip's frames in which the track must be found.")
     weight: Literal["one", "confident"] = Field(
@@ -76,7 +92,7 @@ class ColourTransferConfig(Section):
     strength: Fraction = Field(1.0, description="1 takes the target's statistics over, 0 none of them.")
 
 
-class FeatureDistanceConfig(Section):
+class FeatureDistanceConfig(WeightedPart):
     """Distance to the features of the frozen pretrained encoder on thing classes (DAFormer 3.4)."""
 
     weight: NotNegative = 0.005
@@ -94,8 +110,11 @@ class PixelSamplingConfig(Section):
     random_share: Fraction = Field(0.25, description="Share of the kept pixels that is random.")
 
 
-class ClassMixConfig(Section):
-    """ClassMix over a clip: half of the source classes are pasted on all frames."""
+class ClassMixConfig(WeightedPart):
+    """ClassMix over a clip: half of the source classes are pasted on all frames.
+
+    With both weights 0 classes are still pasted for the other losses on mixed clips; null pastes nothing.
+    """
 
     weight: NotNegative = Field(1.0, description="Weight of the semantic loss on mixed clips.")
     instance_weight: NotNegative = Field(
@@ -103,8 +122,13 @@ class ClassMixConfig(Section):
     )
     sampling: PixelSamplingConfig | None = None
 
+    @property
+    def used(self) -> bool:
+        """Whether one of its weights is above 0."""
+        return self.weight > 0 or self.instance_weight > 0
 
-class InstanceMixConfig(Section):
+
+class InstanceMixConfig(WeightedPart):
     """IMix over a clip: pseudo-instances of the target are pasted into source clips, one id on all frames (LIDAPS)."""
 
     weight: NotNegative = Field(1.0, description="Weight of the instance losses on pasted clips.")
@@ -115,19 +139,22 @@ class InstanceMixConfig(Section):
     )
     start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins (LIDAPS: 0.8).")
 
+    @property
+    def used(self) -> bool:
+        """Whether one of its weights is above 0."""
+        return self.weight > 0 or self.semantic_weight > 0
 
-class MaskedConsistencyConfig(Section):
+
+class MaskedConsistencyConfig(WeightedPart):
     """Masked image consistency (MIC): the student predicts the pseudo-labels of a clip that it sees in part."""
 
-    weight: NotNegative = 1.0
     ratio: Fraction = Field(0.7, description="Share of the blocks that is hidden.")
     block: Positive = Field(64, description="Side of a block in pixels.")
 
 
-class TextAlignmentConfig(Section):
+class TextAlignmentConfig(WeightedPart):
     """CDA: pixels are classified by their similarity to text embeddings of the classes (LIDAPS)."""
 
-    weight: NotNegative = 1.0
     table: Path | Literal["orthonormal"] = Field(
         description="File that 'vidapt text build' made; orthonormal is a seeded table without meaning, for tests."
     )
@@ -138,7 +165,9 @@ class TextAlignmentConfig(Section):
     temperature: float | None = Field(
         None, gt=0, description="Of cosines between normalised vectors; null uses the table as it is (LIDAPS)."
     )
-    mixed: bool = Field(True, description="Align mixed clips too, not the source alone.")
+    mixed: bool = Field(
+        True, description="Align mixed clips too, not the source alone; without class_mix there are none."
+    )
     weighted: bool = Field(
         False, description="Weigh mixed clips by the trust in their pseudo-labels (LIDAPS does not)."
     )
@@ -151,7 +180,7 @@ class MemoryBankConfig(Section):
     per_step: Positive = Field(16, description="Rows that each clip adds per class and step.")
 
 
-class PixelContrastConfig(Section):
+class PixelContrastConfig(WeightedPart):
     """Supervised pixel contrast on source clips (PiPa, ``per_positive`` form)."""
 
     weight: NotNegative = 0.1
@@ -162,10 +191,9 @@ class PixelContrastConfig(Section):
     bank: MemoryBankConfig | None = Field(
         None, description="Further samples from a class-wise memory; null: the frames of the clip alone."
     )
-    start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins.")
 
 
-class PatchContrastConfig(Section):
+class PatchContrastConfig(WeightedPart):
     """Contrast between two overlapping crops of one target frame, both seen by the student (PiPa)."""
 
     weight: NotNegative = 0.1
@@ -174,10 +202,9 @@ class PatchContrastConfig(Section):
     min_overlap: Fraction = Field(0.1, description="Smallest overlap of the two crops (IoU).")
     confidence: Fraction = Field(0.9, description="Confidence that the other view must have to be followed.")
     total: Positive = Field(512, description="Places drawn per frame.")
-    start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins.")
 
 
-class TemporalContrastConfig(Section):
+class TemporalContrastConfig(WeightedPart):
     """Contrast between the same place in neighbouring target frames (PiPa++), gated by teacher agreement.
 
     ``training.interval`` is the distance of the frames.
@@ -187,25 +214,22 @@ class TemporalContrastConfig(Section):
     temperature: float = Field(0.1, gt=0)
     total: Positive = Field(512, description="Places drawn per frame pair.")
     warp: bool = Field(False, description="Follow DIS optical flow; false compares the same coordinates (PiPa++).")
-    start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins.")
 
 
-class IdentityContrastConfig(Section):
+class IdentityContrastConfig(WeightedPart):
     """Contrast between instances: the same track in another frame or view against the other instances of the clip."""
 
     weight: NotNegative = 0.1
     temperature: float = Field(0.1, gt=0)
     source: bool = Field(True, description="Train on the ids of source labels.")
     target: bool = Field(True, description="Train on verified pseudo-instances of mixed clips.")
-    start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins.")
 
 
-class TemporalConsistencyConfig(Section):
+class TemporalConsistencyConfig(WeightedPart):
     """Neighbouring target frames get equal probabilities along the flow, where the teacher agrees (ETC)."""
 
     weight: NotNegative = 0.1
     warp: bool = Field(True, description="Follow DIS optical flow; false compares the same coordinates.")
-    start: Fraction = Field(0.0, lt=1, description="Share of the steps after which it begins.")
 
 
 class MethodConfig(Section):
@@ -237,3 +261,15 @@ class MethodConfig(Section):
     temporal_contrast: TemporalContrastConfig | None = None
     identity_contrast: IdentityContrastConfig | None = None
     temporal_consistency: TemporalConsistencyConfig | None = None
+
+    @model_validator(mode="after")
+    def _frames_are_not_compared(self) -> MethodConfig:
+        if self.student == "frames":
+            for name in ("temporal_contrast", "temporal_consistency"):
+                part = getattr(self, name)
+                if part is not None and part.used:
+                    raise ValueError(
+                        f"student: frames shows the student one frame of each clip, but {name} compares neighbouring "
+                        f"ones; set student to clips or {name} to null"
+                    )
+        return self

@@ -5,6 +5,8 @@ Masks are floating 0 and 1, because comparing and choosing cost five to ten time
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
@@ -60,7 +62,7 @@ def _colours(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     rising = part.add_(rest).mul_(value)
     lowest = rest.mul_(value)
     reached = [(sector - (bound - 1)).clamp_(0.0, 1.0) for bound in range(1, 7)]
-    inside = [before - after for before, after in zip(reached, reached[1:], strict=False)]
+    inside = [before - after for before, after in pairwise(reached)]
     # rounding can lead to sector 6, which is sector 0
     first = (1.0 - reached[0]).add_(reached[-1])
     one, two, three, four, five = inside

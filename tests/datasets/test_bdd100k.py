@@ -10,7 +10,7 @@ from tests.datasets.miniature.bdd100k import build
 from tests.datasets.reading import check_damaged_files, check_label_of_another_size, check_reading
 from vidapt.datasets.bdd100k import FOLDERS, TRACKED, Bdd100k, split_bitmask, tracked_classes
 from vidapt.datasets.stored import ReadOptions
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 from vidapt.labels import find_space
 
 KINDS = ["semantic", "panoptic", "seg_track"]
@@ -196,7 +196,7 @@ def test_wrong_options_and_roots_are_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no frames; expected files:\nimages/10k/<split>/<name>\.jpg"):
         Bdd100k(tmp_path)
     build(tmp_path)
-    with pytest.raises(InputError, match="no clip of 2 frames"):
+    with pytest.raises(SingleImagesError, match="no clip of 2 frames"):
         Bdd100k(tmp_path, clip_length=2)
 
 

@@ -17,7 +17,7 @@ from tests.video_files import SHARED
 from vidapt.datasets.cityscapes import Cityscapes, image_id
 from vidapt.datasets.instance_codes import split_instance_ids
 from vidapt.datasets.stored import ReadOptions
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 from vidapt.labels import find_space
 
 REAL = SHARED / "cityscapes"
@@ -107,7 +107,7 @@ def test_missing_folders_and_wrong_splits_are_named(truth: Truth) -> None:
         Cityscapes(truth.root, "val")
     with pytest.raises(InputError, match="holds no frames"):
         Cityscapes(truth.root / "nowhere")
-    with pytest.raises(InputError, match="no clip of 2 frames"):
+    with pytest.raises(SingleImagesError, match="no clip of 2 frames"):
         Cityscapes(truth.root, clip_length=2)
 
 

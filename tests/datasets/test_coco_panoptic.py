@@ -16,7 +16,7 @@ from vidapt.datasets.coco_panoptic import CocoPanoptic, category_space, frame_nu
 from vidapt.datasets.integrity import quick_problems
 from vidapt.datasets.panoptic_json import Category, ImageEntry
 from vidapt.datasets.stored import ReadOptions
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 
 SAMPLE = Path(__file__).parents[2] / "../shared/data/coco_panoptic"
 SPLIT = "val2017"
@@ -102,7 +102,7 @@ def test_names_and_numbers_of_stills(tmp_path: Path) -> None:
         ("000000142432", 142432),
     ]
     assert dataset.videos == [frame.name for frame in dataset.frames()]
-    with pytest.raises(InputError, match="no clip of 2 frames"):
+    with pytest.raises(SingleImagesError, match="no clip of 2 frames"):
         CocoPanoptic(tmp_path, SPLIT, clip_length=2)
     even = CocoPanoptic(tmp_path, SPLIT, options=ReadOptions(every=2))
     assert [frame.number for frame in even.frames()] == [142238, 142432]

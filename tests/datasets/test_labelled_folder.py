@@ -7,7 +7,7 @@ import torch
 
 from tests.video_files import make_images, picture
 from vidapt.datasets.labelled_folder import LabelledFolder
-from vidapt.errors import ConfigError, InputError, UserError
+from vidapt.errors import ConfigError, InputError, SingleImagesError, UserError
 from vidapt.io.coco import encode_ids
 
 CLASSES = "name: mine\nclasses:\n- {name: road}\n- {name: sky}\n- {name: car, thing: true}\n"
@@ -84,7 +84,7 @@ def test_single_images_are_videos_of_one_frame(tmp_path: Path) -> None:
     dataset = LabelledFolder(tmp_path)
     assert dataset.videos == ["frame0", "frame1", "frame2"]
     assert np.array_equal(dataset[2].target.semantic[0].numpy(), semantic(2))
-    with pytest.raises(InputError, match="longest has 1"):
+    with pytest.raises(SingleImagesError, match="longest has 1"):
         LabelledFolder(tmp_path, clip_length=2)
 
 

@@ -16,7 +16,7 @@ from vidapt.clip import IGNORE
 from vidapt.datasets.integrity import quick_problems, refuse_or_skip
 from vidapt.datasets.mapillary import Mapillary, class_table, split_codes
 from vidapt.datasets.panoptic_json import Category
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 from vidapt.io.coco import encode_ids
 from vidapt.labels import CITYSCAPES, find_space
 from vidapt.mapping import find_mapping
@@ -124,7 +124,7 @@ def test_frames_are_named_by_their_keys(tmp_path: Path) -> None:
     assert all(
         len(frame.name) == 22 and frame.image == f"training/images/{frame.name}.jpg" for frame in dataset.frames()
     )
-    with pytest.raises(InputError, match="no clip of 2 frames"):
+    with pytest.raises(SingleImagesError, match="no clip of 2 frames"):
         Mapillary(tmp_path, clip_length=2)
 
 

@@ -14,7 +14,7 @@ from tests.datasets.toy import Toy, all_clips, write_video
 from vidapt.datasets.cityscapes_sequence import CityscapesSequence
 from vidapt.datasets.frame_index import Frame, Video, select_frames
 from vidapt.datasets.stored import ReadOptions
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 
 
 def video(numbers: Sequence[int], keys: Sequence[int] | None = None, step: int = 1) -> Video:
@@ -177,8 +177,9 @@ def test_times_count_from_the_first_frame_over_gaps(tmp_path: Path) -> None:
 
 def test_no_clip_fits(tmp_path: Path) -> None:
     write_video(tmp_path / "a", [0, 1, 5], [0])
-    with pytest.raises(InputError, match="no clip of 3 frames, 1 apart, fits into any of 1 videos"):
+    with pytest.raises(InputError, match="no clip of 3 frames, 1 apart, fits into any of 1 videos") as caught:
         Toy(tmp_path, clip_length=3)
+    assert not isinstance(caught.value, SingleImagesError)
     with pytest.raises(InputError, match="clip_length=0 and interval=1 must be 1 or more"):
         Toy(tmp_path, clip_length=0)
 

@@ -11,7 +11,7 @@ from tests.datasets.reading import check_damaged_files, check_reading
 from vidapt.datasets.instance_codes import thing_instances
 from vidapt.datasets.stored import ReadOptions
 from vidapt.datasets.synthia import Synthia
-from vidapt.errors import InputError
+from vidapt.errors import InputError, SingleImagesError
 from vidapt.labels import find_space
 
 ROAD, CAR, PEDESTRIAN = 3, 8, 10
@@ -61,7 +61,7 @@ def test_names_numbers_and_selection(tmp_path: Path) -> None:
 def test_stills_form_no_clips_of_several_frames(tmp_path: Path) -> None:
     truth = build(tmp_path)
     assert len(Synthia(truth.root)) == 3
-    with pytest.raises(InputError, match="no clip of 2 frames"):
+    with pytest.raises(SingleImagesError, match="no clip of 2 frames"):
         Synthia(truth.root, clip_length=2)
 
 

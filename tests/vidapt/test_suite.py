@@ -31,12 +31,26 @@ def write_recipe(folder: Path, name: str, **data: Any) -> str:
 
 
 def test_suites_are_no_recipes() -> None:
-    assert suite_names() == ["camvid", "gap", "street_world"]
+    assert suite_names() == ["camvid", "gap", "street_world", "street_world_gpu"]
     assert not [name for name in recipe_names() if "suite" in name]
 
 
-@pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize("name", suite_names())
+FORMS = [
+    (name, quick)
+    for name in suite_names()
+    for quick in (False, True)
+    if not quick or load_suite(name).quick is not None
+]
+"""Shipped suites, whole and in their quick form if they have one."""
+
+
+def frames_seen(recipe: Recipe) -> int:
+    """Frames of each domain that the student sees in a step."""
+    single = recipe.method is not None and recipe.method.student == "frames"
+    return recipe.training.batch * (1 if single else recipe.training.clip_length)
+
+
+@pytest.mark.parametrize(("name", "quick"), FORMS)
 def test_every_cell_of_a_shipped_suite_is_a_recipe_with_the_same_network_steps_and_frames(
     name: str, quick: bool
 ) -> None:
@@ -48,7 +62,7 @@ def test_every_cell_of_a_shipped_suite_is_a_recipe_with_the_same_network_steps_a
         assert (recipe.model.encoder, recipe.model.semantic) == (first.model.encoder, first.model.semantic)
         assert recipe.model.instance == first.model.instance
         assert recipe.training.steps == first.training.steps
-        assert recipe.training.batch * recipe.training.clip_length == 4
+        assert frames_seen(recipe) == 4
         assert (recipe.training.lr, recipe.training.crop) == (first.training.lr, first.training.crop)
         assert (recipe.inference.height, recipe.tracking) == (first.inference.height, first.tracking)
         assert recipe.method is None or recipe.method.feature_distance is None
@@ -132,6 +146,12 @@ def test_every_recipe_sees_equally_many_frames(tmp_path: Path, length: int, batc
     assert (found.training.batch, found.training.clip_length) == (batch, length)
     assert resolved(tmp_path, clip, ("training.batch=5",), frames_per_step=6).training.batch == 5
     assert resolved(tmp_path, clip, frames_per_step=None).training.batch == 50
+
+
+def test_a_student_of_single_frames_gets_as_many_clips_as_others_get_frames(tmp_path: Path) -> None:
+    clip = write_recipe(tmp_path, "clip", training={"clip_length": 4}, method={"student": "frames"})
+    found = resolved(tmp_path, clip, frames_per_step=6)
+    assert (found.training.batch, found.training.clip_length) == (6, 4)
 
 
 def test_clips_that_do_not_divide_the_frames_are_refused(tmp_path: Path) -> None:

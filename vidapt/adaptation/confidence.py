@@ -51,7 +51,8 @@ def trust(
         kind: ``batch``: share of all pixels, over the processes too (DACS); ``clip``: of the clip; ``segment``: of
             the clip's pixels of that class, on all frames (mask-wise loss scaling of MC-PanDA, section 3, with one
             mask per class); ``pixel``: 1 where the pixel itself is confident, else 0.
-        reduce: Averages a tensor over processes, which hold equally many clips; ``batch`` calls it once.
+        reduce: Averages a tensor over processes, which hold equally many clips; ``batch`` calls it once. With
+            ``training.accumulate`` above 1, every part of a batch has a share of its own.
         ignored: bool (B,T,H,W), where labels do not count, or None for nowhere.
 
     Returns:
@@ -101,7 +102,8 @@ class ClassThresholds:
         self._config = config
         self._limit = limit
         self._values = torch.zeros(classes, device=device)
-        self._counts = torch.zeros(classes, BINS, device=device)
+        # float64, because float32 stops counting at 2^24 and whole numbers have no mean over processes
+        self._counts = torch.zeros(classes, BINS, dtype=torch.float64, device=device)
 
     def thresholds(self) -> Tensor:
         """float32 (C,), never above the limit."""

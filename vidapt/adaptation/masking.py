@@ -37,8 +37,8 @@ def mask_blocks(frames: Tensor, config: MaskedConsistencyConfig, rngs: Sequence[
         torch.arange(pixels, device=frames.device) * blocks // pixels
         for pixels, blocks in zip((height, width), grid, strict=True)
     )
-    visible = torch.from_numpy(drawn).to(frames.device)[:, rows[:, None], columns]
-    hidden = torch.tensor(HIDDEN, dtype=torch.uint8, device=frames.device).view(3, 1, 1)
+    visible = torch.from_numpy(drawn).to(frames.device, non_blocking=True)[:, rows[:, None], columns]
+    hidden = torch.tensor(HIDDEN, dtype=torch.uint8).to(frames.device, non_blocking=True).view(3, 1, 1)
     return torch.where(visible[:, None, None], frames, hidden)
 
 

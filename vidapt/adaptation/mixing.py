@@ -28,6 +28,11 @@ class MixedClips:
         weight: float32 (B,T,H,W) trust in each label, 0..1.
         instance_weight: float32 (B,K+1) trust in each instance by id; ids above K are the source's and weigh 1.
         from_source: bool (B,T,H,W), the pixels that show the source clip.
+        voted: uint8 (B,T,H,W) classes for the instance losses: ``target.semantic``, but under each pseudo-instance the
+            class that its track voted for.
+        instance_trust: float32 (B,T,H,W) trust in each pixel for the instance losses, 0..1. Pixels of the source and of
+            pseudo-instances weigh 1, because ``instance_weight`` alone says how far a pseudo-instance is trusted; other
+            target pixels (background) weigh what their class does, and ignored ones 0.
     """
 
     frames: Tensor
@@ -35,6 +40,8 @@ class MixedClips:
     weight: Tensor
     instance_weight: Tensor
     from_source: Tensor
+    voted: Tensor
+    instance_trust: Tensor
 
 
 def draw_classes(semantic: Tensor, noise: Tensor) -> Tensor:
@@ -70,7 +77,7 @@ def class_mix(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels, noise:
     """
     given = labels_of(source)
     chosen = draw_classes(given.semantic, noise)
-    return _paste_source(given, source.frames, target.frames, pseudo, given.semantic, chosen)
+    return _paste_source(given, source.frames, target, pseudo, given.semantic, chosen)
 
 
 def instance_mix(
@@ -91,12 +98,12 @@ def instance_mix(
     """
     given = labels_of(source)
     if direction == "target_to_source":
-        mixed = _paste_target(given, source.frames, target.frames, pseudo)
+        mixed = _paste_target(given, source.frames, target, pseudo)
         received = given.labelled & pseudo.verified.any(1, keepdim=True)
     else:
         shown = given.semantic.masked_fill(given.instance == 0, IGNORE)
         every = shown.new_ones(len(shown), IGNORE, dtype=torch.bool)
-        mixed = _paste_source(given, source.frames, target.frames, pseudo, shown, every)
+        mixed = _paste_source(given, source.frames, target, pseudo, shown, every)
         received = (shown != IGNORE).flatten(1).any(1, keepdim=True).expand_as(given.labelled)
     return replace(mixed, target=replace(mixed.target, labelled=received))
 
@@ -110,15 +117,17 @@ def unmixed(target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
         weight=pseudo.weight,
         instance_weight=pseudo.instance_weight,
         from_source=torch.zeros_like(pseudo.semantic, dtype=torch.bool),
+        voted=pseudo.voted_semantic(),
+        instance_trust=_instance_trust(target, pseudo),
     )
 
 
 def _paste_source(
-    given: PanopticTarget, frames: Tensor, target_frames: Tensor, pseudo: PseudoLabels, shown: Tensor, chosen: Tensor
+    given: PanopticTarget, frames: Tensor, target: ClipBatch, pseudo: PseudoLabels, shown: Tensor, chosen: Tensor
 ) -> MixedClips:
     """Paste the source over the target where ``shown`` uint8 (B,T,H,W) is one of the ``chosen`` (B,C) classes."""
     pasted = paste_instances(
-        target_frames,
+        target.frames,
         pseudo.semantic,
         pseudo.instance,
         frames,
@@ -129,10 +138,10 @@ def _paste_source(
         weight=pseudo.weight,
         donor_weight=torch.full_like(pseudo.weight, _SOURCE),
     )
-    return _mixed(pasted, torch.ones_like(given.labelled), pseudo)
+    return _mixed(pasted, torch.ones_like(given.labelled), target, pseudo)
 
 
-def _paste_target(given: PanopticTarget, frames: Tensor, target_frames: Tensor, pseudo: PseudoLabels) -> MixedClips:
+def _paste_target(given: PanopticTarget, frames: Tensor, target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
     """Paste the verified instances over the source.
 
     Source ids make room for them, instead of following the pasted ones: then the table of weights needs no width that
@@ -142,7 +151,7 @@ def _paste_target(given: PanopticTarget, frames: Tensor, target_frames: Tensor, 
         frames,
         given.semantic,
         torch.where(given.instance > 0, given.instance + _highest(pseudo), 0),
-        target_frames,
+        target.frames,
         pseudo.semantic,
         pseudo.instance,
         pseudo.verified,
@@ -150,7 +159,7 @@ def _paste_target(given: PanopticTarget, frames: Tensor, target_frames: Tensor, 
         weight=torch.full_like(pseudo.weight, _SOURCE),
         donor_weight=pseudo.weight,
     )
-    return _mixed(pasted, given.labelled, pseudo)
+    return _mixed(pasted, given.labelled, target, pseudo)
 
 
 def _highest(pseudo: PseudoLabels) -> int:
@@ -158,16 +167,25 @@ def _highest(pseudo: PseudoLabels) -> int:
     return pseudo.verified.shape[1] - 1
 
 
-def _mixed(pasted: Pasted, labelled: Tensor, pseudo: PseudoLabels) -> MixedClips:
+def _mixed(pasted: Pasted, labelled: Tensor, target: ClipBatch, pseudo: PseudoLabels) -> MixedClips:
     if pasted.weight is None:
         raise ValueError("mixing needs pasted weights")
+    from_source = pasted.weight == _SOURCE
     return MixedClips(
         frames=pasted.image,
         target=PanopticTarget(pasted.semantic, pasted.ids, labelled),
         weight=pasted.weight.clamp_max(1.0),
         instance_weight=pseudo.instance_weight,
-        from_source=pasted.weight == _SOURCE,
+        from_source=from_source,
+        voted=torch.where(from_source, pasted.semantic, pseudo.voted_semantic()),
+        instance_trust=torch.where(from_source, 1.0, _instance_trust(target, pseudo)),
     )
+
+
+def _instance_trust(target: ClipBatch, pseudo: PseudoLabels) -> Tensor:
+    """``MixedClips.instance_trust`` of target clips that nothing is pasted over."""
+    trust = torch.where(pseudo.instance > 0, 1.0, pseudo.weight)
+    return trust if target.ignored is None else trust.masked_fill(target.ignored, 0.0)
 
 
 def labels_of(batch: ClipBatch) -> PanopticTarget:

@@ -20,7 +20,7 @@ from vidapt.adaptation.confidence import confident_pixels, trust
 from vidapt.clip import ClipBatch, Instances
 from vidapt.config_method import MethodConfig, PseudoInstanceConfig
 from vidapt.labels import LabelSpace
-from vidapt.models.fusion import fuse
+from vidapt.models.fusion import classes_of_ranks, rank_classes, resolve_things
 from vidapt.models.grid import STRIDE
 from vidapt.models.network import PanopticNetwork
 from vidapt.tracking.detections import Detections
@@ -40,6 +40,8 @@ class PseudoLabels:
             with id 0 are unknown and count as crowd.
         verified: bool (B,K+1); column k says whether clip b has the verified instance k.
         instance_weight: float32 (B,K+1) trust in each instance, 0..1; 1 in column 0 and where clip b has no instance k.
+        category: uint8 (B,K+1) class that the track of each instance voted for on its last good frame; 0 in column 0
+            and where clip b has no instance k.
     """
 
     semantic: Tensor
@@ -49,6 +51,16 @@ class PseudoLabels:
     instance: Tensor
     verified: Tensor
     instance_weight: Tensor
+    category: Tensor
+
+    def voted_semantic(self) -> Tensor:
+        """uint8 (B,T,H,W): ``semantic`` with one class under each verified instance, that of its track.
+
+        The instance losses train on it. The semantic losses keep ``semantic``, the per-pixel classes of the papers:
+        ``confidence`` and ``weight`` are about those.
+        """
+        voted = self.category.gather(1, self.instance.flatten(1).long()).view_as(self.instance)
+        return torch.where(self.instance > 0, voted, self.semantic)
 
 
 @torch.no_grad()
@@ -68,8 +80,8 @@ def pseudo_labels(
         target: Weakly augmented clips; where they are ``ignored``, labels are given but weigh 0.
         config: How far classes and instances are trusted.
         thresholds: float (C,) probability from which a pixel of each class counts as confident.
-        new_tracker: Makes the tracker that runs over each clip; None looks for no instances (K = 0). The tracker's own
-            thresholds hold too: an instance below its birth score never gets a track.
+        new_tracker: Makes the tracker that runs over each clip; None looks for no instances (K = 0). An instance below
+            its birth score never gets a track, so that should not be above ``config.pseudo_instances.score``.
         reduce: Averages a tensor over processes, see ``trust``.
     """
     frames, shape = target.frames.flatten(0, 1), target.frames.shape
@@ -78,14 +90,20 @@ def pseudo_labels(
     if config.pseudo_labels.mirrored:
         probabilities = (probabilities + mirrored_probabilities(teacher, frames)) / 2
     probabilities = teacher.upsample(probabilities, (shape[-2], shape[-1]))
-    top, best = probabilities.max(1)
-    confidence, semantic = (rearrange(x, "(b t) h w -> b t h w", b=shape[0]) for x in (top, best.to(torch.uint8)))
+    top, rank = rank_classes(probabilities)
+    best = (probabilities.shape[1] - rank.clamp_min(1)).to(torch.uint8)
+    confidence, semantic = (rearrange(x, "(b t) h w -> b t h w", b=shape[0]) for x in (top, best))
     confident = confident_pixels(semantic, confidence, thresholds)
-    instance, verified = torch.zeros_like(semantic, dtype=torch.int32), semantic.new_zeros(shape[0], 1).bool()
-    if new_tracker is not None:
+    instance, category = torch.zeros_like(semantic, dtype=torch.int32), semantic.new_zeros(shape[0], 1)
+    verified = category.bool()
+    if new_tracker is None:
+        teacher.observe(output)
+    else:
         found = teacher.instances(output, probabilities)
         trackers = [new_tracker() for _ in range(shape[0])]
-        instance, verified = _verified(probabilities, found, teacher.space, config.pseudo_instances, trackers)
+        instance, verified, category = _verified(
+            probabilities, rank, found, teacher.space, config.pseudo_instances, trackers, target.ignored
+        )
     weights = verified.new_ones(verified.shape, dtype=torch.float32)
     if config.pseudo_instances.weight == "confident":
         weights = confident_share(instance, confident, verified.shape[1])
@@ -99,6 +117,7 @@ def pseudo_labels(
         instance=instance,
         verified=verified,
         instance_weight=weights,
+        category=category,
     )
 
 
@@ -140,51 +159,79 @@ def confident_share(instance: Tensor, confident: Tensor, count: int) -> Tensor:
 
 def _verified(
     probabilities: Tensor,
+    rank: Tensor,
     found: list[Instances],
     space: LabelSpace,
     limits: PseudoInstanceConfig,
     trackers: list[OnlineTracker],
-) -> tuple[Tensor, Tensor]:
-    """Map int32 (B,T,H,W) of the verified instances of B·T frames, and bool (B,K+1) which of them each clip has.
+    ignored: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Map int32 (B,T,H,W) of the verified instances of B·T frames, bool (B,K+1) which of them each clip has, classes.
 
-    Fusion and tracking run on the host, as they do on videos: every frame copies its instances and the probabilities
-    under them there, and one stacked map comes back.
+    Tracking runs on the host, as it does on videos: classes (``rank`` of ``rank_classes``) are copied there at once,
+    and of every frame its instances and the probabilities under them; one stacked map comes back.
     """
-    length = len(found) // len(trackers)
-    maps, counts = [], []
+    semantic = classes_of_ranks(rank.to(torch.uint8).cpu().numpy(), probabilities.shape[1])
+    length, size = len(found) // len(trackers), probabilities.shape[-2:]
+    hidden = np.zeros((len(found), *size), bool) if ignored is None else ignored.flatten(0, 1).cpu().numpy()
+    maps, votes = [], []
     for clip, tracker in enumerate(trackers):
         own = slice(clip * length, (clip + 1) * length)
-        painted, count = _verify_clip(probabilities[own], found[own], space, limits, tracker)
+        painted, categories = _verify_clip(
+            probabilities[own], semantic[own], found[own], space, limits, tracker, hidden[own]
+        )
         maps.append(painted)
-        counts.append(count)
-    columns = np.arange(max(counts) + 1)
-    verified = (columns > 0) & (columns <= np.array(counts)[:, None])
+        votes.append(categories)
+    counts = np.array([len(categories) for categories in votes])
+    columns = np.arange(counts.max() + 1)
+    verified = (columns > 0) & (columns <= counts[:, None])
+    category = np.zeros(verified.shape, np.uint8)
+    category[verified] = np.concatenate(votes)
+    instance, known, classes = (torch.from_numpy(part) for part in (np.stack(maps), verified, category))
     device = probabilities.device
-    return torch.from_numpy(np.stack(maps)).to(device), torch.from_numpy(verified).to(device)
+    instance, known, classes = (part.to(device, non_blocking=True) for part in (instance, known, classes))
+    return instance, known, classes
 
 
 def _verify_clip(
     probabilities: Tensor,
+    semantic: NDArray[np.uint8],
     found: list[Instances],
     space: LabelSpace,
     limits: PseudoInstanceConfig,
     tracker: OnlineTracker,
-) -> tuple[NDArray[np.int32], int]:
-    """Map int32 (T,H,W) with ids 1..K of the verified tracks of one clip where they are good, and K."""
-    labels, tracks = [], []
-    for frame, instances in zip(probabilities, found, strict=True):
-        detections = Detections.from_fused(fuse(frame, instances, space.is_thing))
+    ignored: NDArray[np.bool_],
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Map int32 (T,H,W) with ids 1..K of the verified tracks of one clip where they are good, and their classes (K,).
+
+    A detection that lies more than half in ``ignored`` pixels (T,H,W) is not good, and no ignored pixel gets an id.
+    """
+    labels, tracks, votes = [], [], []
+    least = min(tracker.low_score, limits.score)
+    for frame, classes, instances, hidden in zip(probabilities, semantic, found, ignored, strict=True):
+        detections = Detections.from_fused(resolve_things(frame, classes, instances, space.is_thing, min_score=least))
         result = tracker.update(detections)
         good = (detections.scores >= limits.score) & (result.agreement >= limits.agreement)
-        labels.append(detections.labels)
+        good &= ~_mostly_hidden(detections, hidden)
+        labels.append(np.where(hidden, 0, detections.labels))
         tracks.append(np.where(good, result.ids, 0))
+        votes.append(result.categories)
     ids, hits = np.unique(np.concatenate(tracks), return_counts=True)
     kept = ids[(ids > 0) & (hits >= needed_hits(limits.hits, len(found)))]
     painted = np.zeros((len(labels), *probabilities.shape[-2:]), np.int32)
-    for frame_map, label_map, track in zip(painted, labels, tracks, strict=True):
-        number = np.where(np.isin(track, kept), np.searchsorted(kept, track) + 1, 0)
-        frame_map[:] = np.concatenate([[0], number])[label_map]
-    return painted, len(kept)
+    categories = np.zeros(len(kept), np.uint8)
+    for frame_map, label_map, track, vote in zip(painted, labels, tracks, votes, strict=True):
+        known, number = np.isin(track, kept), np.searchsorted(kept, track)
+        frame_map[:] = np.concatenate([[0], np.where(known, number + 1, 0)])[label_map]
+        categories[number[known]] = vote[known]
+    return painted, categories
+
+
+def _mostly_hidden(detections: Detections, hidden: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool (K,): detections that lie more than half in ``hidden`` pixels (h,w)."""
+    count = len(detections) + 1
+    area = np.bincount(detections.labels.ravel(), minlength=count)[1:]
+    return 2 * np.bincount(detections.labels[hidden], minlength=count)[1:] > area
 
 
 def needed_hits(share: float, length: int) -> int:

@@ -27,6 +27,7 @@ Purpose = Literal[
     "patch_contrast",
     "pixel_sampling",
     "student_frame",
+    "source_frame",
 ]
 _STREAM: dict[str, int] = {purpose: number for number, purpose in enumerate(get_args(Purpose), 1)}
 

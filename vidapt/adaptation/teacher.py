@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,6 +44,23 @@ def statistics_names(network: nn.Module) -> set[str]:
     """Names of the batch-normalisation buffers in the state dict of a network."""
     norms = ((name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm))
     return {f"{name}.{buffer}" for name, module in norms for buffer, _ in module.named_buffers()}
+
+
+@torch.no_grad()
+def average_statistics(network: nn.Module, reduce: Callable[[Tensor], Tensor]) -> None:
+    """Average the means and variances of batch normalisation over the processes in place, all at once.
+
+    Args:
+        network: Its other buffers stay; the counters of batches are equal in all processes.
+        reduce: Averages a tensor over processes; called once, or never without batch normalisation.
+    """
+    buffers = network.state_dict(keep_vars=True)
+    own = [buffers[name] for name in sorted(statistics_names(network)) if buffers[name].is_floating_point()]
+    if not own:
+        return
+    means = reduce(torch.cat([values.flatten() for values in own])).split([values.numel() for values in own])
+    for values, mean in zip(own, means, strict=True):
+        values.copy_(mean.view_as(values))
 
 
 @contextmanager

@@ -41,7 +41,8 @@ class Step(Protocol):
         """Yield scalar losses, already weighted, one graph at a time; one that needs no gradient is only logged.
 
         A skipped step must leave no trace: buffers of the networks are put back by the engine, anything else may
-        change in ``after_update`` only. The names ``loss`` and ``grad_norm`` are the engine's.
+        change in ``after_update`` only. The names ``loss`` and ``grad_norm`` are the engine's. A value that all
+        processes share comes from ``agreement.mean_in_losses``: another reduction would hang where a process fails.
         """
         ...
 

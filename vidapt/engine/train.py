@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vidapt.config import TrainingConfig
 from vidapt.engine import checkpoint as checkpoints
 from vidapt.engine import distributed, randomness
+from vidapt.engine.agreement import OtherProcessError, Status, agree, waits_in_forward
 from vidapt.engine.logging import RunLog
 from vidapt.engine.optimisation import learning_rate
 from vidapt.engine.signals import StopRequests
@@ -205,27 +206,48 @@ class _Loop:
 
     def _advance(self, stream: Iterator[list[Part]]) -> tuple[Losses, int, bool]:
         """Do one step; return its losses, the stop signal and whether a checkpoint was asked for."""
+        parts = self._load(stream)
         self.step.network.train()
         buffers = self.update.keep_buffers()
-        parts: list[Part] = []
         values: Losses = {}
         finite, failure = True, None
         try:
-            parts = next(stream)
             values, finite = self.update.backward(parts)
+        except OtherProcessError:
+            self.update.undo(buffers)
+            self._give_up(None)
+        except Exception as error:
+            if waits_in_forward(self.step.network):
+                raise  # only the end of this process releases the others
+            failure = error
+        status = Status(not finite, self.requests.received, self.requests.save, failure is not None)
+        status = agree(status, self.accelerator.device)
+        if status.failed:
+            self.update.undo(buffers)
+            self._give_up(failure)
+        self._finish(parts, values, buffers, broken=status.broken)
+        if status.save:
+            self.requests.save = False
+        return values, status.stop, status.save
+
+    def _load(self, stream: Iterator[list[Part]]) -> list[Part]:
+        """Read the parts of a step; nobody computes unless all processes have theirs.
+
+        A loader that a stop signal ended counts as the stop.
+        """
+        parts, failure = None, None
+        try:
+            parts = next(stream)
         except Exception as error:
             failure = error
-        # A failure counts 1 before and 2 after this process began to compute.
-        failed = 0 if failure is None else 1 + bool(parts)
-        status = [int(not finite), self.requests.received, int(self.requests.save), failed]
-        broken, stop, save, failed = distributed.all_reduce_max(status, self.accelerator.device)
-        if failed:
-            self.update.undo(buffers)
-            self._give_up(failure, stop if failed == 1 else 0)
-        self._finish(parts, values, buffers, broken=bool(broken))
-        if save:
-            self.requests.save = False
-        return values, stop, bool(save)
+        status = Status(stop=self.requests.received, failed=parts is None)
+        status = agree(status, self.accelerator.device)
+        if status.failed and status.stop:
+            self._save()
+            self._stop(status.stop)
+        if parts is None or status.failed:
+            self._give_up(failure)
+        return parts
 
     def _finish(self, parts: list[Part], values: Losses, buffers: list[Tensor], *, broken: bool) -> None:
         """Update the weights, or leave everything as it was if a loss or gradient is not finite anywhere."""
@@ -266,11 +288,8 @@ class _Loop:
             f"look at these clips or lower training.lr, then: {self.resume_command}"
         )
 
-    def _give_up(self, failure: Exception | None, stop: int) -> NoReturn:
-        """Raise the failure of this process or of another; a loader that a stop signal ended counts as the stop."""
-        if stop:
-            self._save()
-            self._stop(stop)
+    def _give_up(self, failure: Exception | None) -> NoReturn:
+        """Raise the failure of this process or of another."""
         if failure is not None:
             raise failure
         raise TrainingError(f"another process failed in step {self.progress.step + 1}; its message says why")

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from vidapt.adaptation import pseudo_labels, source_graphs, step, target_graphs, tools
+from vidapt.adaptation import graph_losses, pseudo_labels, rounds, source_graphs, step, target_graphs
 from vidapt.adaptation.memory import MemoryBank
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import SupervisedStep
@@ -51,7 +51,7 @@ PARTS: dict[str, Sequence[Place]] = {
     FORWARD: (
         *((PanopticNetwork, name) for name in (*_NETWORK, "upsample")),
         (CenterOffsetHead, "forward"),
-        (tools, "text_alignment"),
+        (graph_losses, "text_alignment"),
     ),
     "pseudo-labels": ((step, "pseudo_labels"),),
     "tracking": ((PanopticNetwork, "instances"), (pseudo_labels, "_verified")),
@@ -62,7 +62,7 @@ PARTS: dict[str, Sequence[Place]] = {
         (target_graphs, "cut_views"),
         (source_graphs, "transfer_colours"),
     ),
-    "flow": ((tools, "clip_flow"),),
+    "flow": ((rounds, "clip_flow"),),
     "contrast": ((MemoryBank, "stage"), (MemoryBank, "commit")),
     "teacher": ((SelfTrainingStep, "after_update"),),
 }

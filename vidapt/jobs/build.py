@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 
 from vidapt.adaptation.feature_distance import thing_table
+from vidapt.adaptation.ingredients import Ingredients
 from vidapt.adaptation.memory import MemoryBank
 from vidapt.adaptation.rare_classes import RareClassDraw
-from vidapt.adaptation.step import SelfTrainingStep
+from vidapt.adaptation.step import SelfTrainingStep, identical
 from vidapt.adaptation.supervised import Labelled, SupervisedStep
-from vidapt.adaptation.tools import Tools
-from vidapt.config import ModelConfig, Recipe
+from vidapt.config import ModelConfig, Recipe, TrackingConfig
 from vidapt.config_method import MethodConfig
 from vidapt.config_model import PixelProjectionConfig, TextProjectionConfig
+from vidapt.engine.agreement import mean_in_losses
 from vidapt.engine.distributed import all_reduce_mean, gather_tensor, on_main, rank
 from vidapt.engine.loading import clip_loader
 from vidapt.engine.train import Loader
@@ -33,6 +34,7 @@ from vidapt.models.network import build_network as new_network
 from vidapt.models.network_file import load_weights
 from vidapt.models.text import find_table
 from vidapt.segmenter import new_tracker
+from vidapt.tracking.tracker import OnlineTracker
 from vidapt.transforms import StrongAugment, TrainTransform
 
 
@@ -83,7 +85,8 @@ def build_step(
         network: What is trained, on ``device``.
         source: Labelled clips; class weights come from their pixels.
         device: Where training runs.
-        dry_run: Neither load nor download the pretrained encoder that a feature distance compares with.
+        dry_run: Neither load nor download the pretrained encoder that a feature distance compares with, and exchange
+            nothing with other processes: the main one measures its step alone.
     """
     space, weight = network.space, None
     if recipe.training.class_balance > 0:
@@ -93,16 +96,30 @@ def build_step(
     labelled = Labelled(recipe.training.seed, weight, augment)
     if recipe.method is None:
         return SupervisedStep(network, labelled)
+    score = recipe.method.pseudo_instances.score
     return SelfTrainingStep(
-        _tools(recipe, recipe.method, network, labelled, device, dry_run=dry_run),
+        _ingredients(recipe, recipe.method, network, labelled, device, dry_run=dry_run),
         steps=recipe.training.steps,
-        new_tracker=lambda: new_tracker(recipe.tracking, len(space), None),
-        reduce=all_reduce_mean,
-        gather=gather_tensor,
+        new_tracker=lambda: verifying_tracker(recipe.tracking, score, len(space)),
+        reduce=identical if dry_run else all_reduce_mean,
+        reduce_in_losses=identical if dry_run else mean_in_losses,
+        gather=identical if dry_run else gather_tensor,
     )
 
 
-def _tools(
+def verifying_tracker(tracking: TrackingConfig, score: float, classes: int) -> OnlineTracker:
+    """The tracker that verifies pseudo-instances: the one of videos, but it starts tracks from ``score`` on.
+
+    Args:
+        tracking: How videos are tracked; limits on scores that are above ``score`` are lowered to it.
+        score: Score that a pseudo-instance must reach.
+        classes: Number of classes.
+    """
+    limits = {name: min(getattr(tracking, name), score) for name in ("birth_score", "high_score", "low_score")}
+    return new_tracker(tracking.model_copy(update=limits), classes, None)
+
+
+def _ingredients(
     recipe: Recipe,
     method: MethodConfig,
     network: PanopticNetwork,
@@ -110,19 +127,21 @@ def _tools(
     device: torch.device,
     *,
     dry_run: bool,
-) -> Tools:
+) -> Ingredients:
     space, distance, contrast = network.space, method.feature_distance, method.pixel_contrast
     bank = None
     if contrast is not None and contrast.bank is not None and network.config.pixel_projection is not None:
         bank = MemoryBank(len(space), network.config.pixel_projection.dim, contrast.bank, device)
     align = method.text_alignment
-    return Tools(
+    text = None if align is None else find_table(align.table, space)
+    return Ingredients(
         network,
         method,
         labelled,
         reference=_reference(recipe, network, device, dry_run=dry_run),
         distant=None if distance is None else thing_table(space, distance.classes).to(device),
-        table=None if align is None else find_table(align.table, space).embeddings.to(device),
+        table=None if text is None else text.embeddings.to(device),
+        table_hash="" if text is None else text.hash,
         bank=bank,
     )
 

@@ -16,6 +16,7 @@ from vidapt.labels import LabelSpace
 from vidapt.models.encoder import build_encoder
 from vidapt.models.grid import STRIDE, Size, enlarge, pick_pixels
 from vidapt.models.instance.build import build_instance_head
+from vidapt.models.instance.center_offset import CenterOffsetHead
 from vidapt.models.losses import semantic_loss
 from vidapt.models.multi_resolution import Detail, ScaleAttention, fuse_views, shrink_target, view_details
 from vidapt.models.projection import ProjectionHead, TextProjection, pool_masks
@@ -215,6 +216,19 @@ class PanopticNetwork(nn.Module):
         """
         found = self.instance.predict(output.features, probabilities)
         return self._with_embeddings(found, self.project(output))
+
+    @torch.no_grad()
+    def observe(self, output: NetworkOutput) -> None:
+        """Let the instance head see a pass whose instances nobody asks for, if it keeps statistics of its batches.
+
+        Else a teacher with statistics of its own (``own_statistics``) would find instances with those of its start.
+        """
+        if not any(module.training for module in self.instance.modules() if isinstance(module, _BatchNorm)):
+            return
+        if isinstance(self.instance, CenterOffsetHead):
+            self.instance(output.features)
+        else:
+            self.instance.predict(output.features, self.probabilities(output))
 
     def _with_embeddings(self, found: Sequence[Instances], embedding: Tensor) -> list[Instances]:
         pooled = [pool_masks(place, frame.masks) for place, frame in zip(embedding, found, strict=True)]

@@ -44,9 +44,14 @@ class TextProjection(nn.Module):
         self.at = config.at
         channels = decoder_channels if config.at == "decoder" else encoder_channels
         if not config.project and channels != config.dim:
+            other = (
+                "model.semantic.channels to the width of the embeddings"
+                if config.at == "decoder"
+                else "method.text_alignment.at to decoder, whose width model.semantic.channels sets"
+            )
             raise ConfigError(
                 f"text embeddings have {config.dim} values and the {config.at} map {channels} channels; set "
-                "method.text_alignment.project to true, or model.semantic.channels to the width of the embeddings"
+                f"method.text_alignment.project to true, or {other}"
             )
         self.convolution = nn.Conv2d(channels, config.dim, 1) if config.project else nn.Identity()
 
@@ -76,10 +81,22 @@ def pool_masks(embedding: Tensor, masks: Tensor) -> Tensor:
 
 def _area(masks: Tensor, size: torch.Size) -> Tensor:
     """Share of every cell of ``size`` that each mask covers, float32 (K,h,w)."""
-    height, width = (
-        length * (cell_factor(length, pixels) or 0) for length, pixels in zip(size, masks.shape[1:], strict=True)
-    )
+    factors = [cell_factor(length, pixels) or 0 for length, pixels in zip(size, masks.shape[1:], strict=True)]
+    height, width = (length * factor for length, factor in zip(size, factors, strict=True))
+    if (height, width) == masks.shape[1:] and factors[0] * factors[1] <= torch.iinfo(torch.uint8).max:
+        return _counts(masks.view(torch.uint8), factors[0], factors[1]).float() / (factors[0] * factors[1])
     values = masks.float()
     if height and width:
         values = F.pad(values, (0, width - masks.shape[2], 0, height - masks.shape[1]))
     return F.interpolate(values[None], size, mode="area")[0]
+
+
+def _counts(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Sums (K,h,w) over cells of rows × columns pixels, in the type of ``values``; on a CPU faster than pooling."""
+    high = values[:, ::rows].clone()
+    for row in range(1, rows):
+        high += values[:, row::rows]
+    cells = high[..., ::columns].clone()
+    for column in range(1, columns):
+        cells += high[..., column::columns]
+    return cells

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.tiny_runs import MODEL, TRACKING, tiny_network
+from vidapt.adaptation.ingredients import Ingredients
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import Labelled
-from vidapt.adaptation.tools import Tools
 from vidapt.clip import ClipBatch, collate
 from vidapt.config import MethodConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld
@@ -29,7 +29,7 @@ OPERATIONS = {"paste_instances", "supervised_contrast", "paired_contrast", "samp
 
 
 def clips(style: str) -> ClipBatch:
-    world = StreetWorld(seed=4, videos=1, frames=2, size=(64, 128), style=style, clip_length=2)
+    world = StreetWorld(seed=9, videos=1, frames=2, size=(40, 64), style=style, clip_length=2)
     sample = world[0] if style == "source" else world[0].without_target()
     return collate([sample], [0])
 
@@ -37,7 +37,7 @@ def clips(style: str) -> ClipBatch:
 def losses_and_gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     network = tiny_network(model=MODEL | {"pixel_projection": {"dim": 8, "hidden": 8}})
     step = SelfTrainingStep(
-        Tools(network, MethodConfig.model_validate(METHOD), Labelled(seed=3)),
+        Ingredients(network, MethodConfig.model_validate(METHOD), Labelled(seed=3)),
         steps=1,
         new_tracker=lambda: new_tracker(TrackingConfig.model_validate(TRACKING), len(CITYSCAPES), None),
     )

@@ -133,6 +133,19 @@ def test_absent_and_ignored_classes_keep_their_threshold():
     assert one.thresholds().tolist() == [before[0], 0.75, before[2]]
 
 
+def test_counts_do_not_stop_at_the_largest_whole_number_of_float32():
+    """Two pixels beyond 2^24 at the upper confidence decide that the median is there."""
+    one, many = follower(0.0, quantile=0.5), 1 << 24
+    one._counts[0, BINS // 2] = many
+    one._counts[0, BINS // 4] = many - 1
+    semantic = torch.zeros(1, dtype=torch.uint8)
+    one.stage(semantic, torch.tensor([0.25]))
+    one.stage(semantic, torch.tensor([0.5]))
+    one.stage(semantic, torch.tensor([0.5]))
+    one.commit()
+    assert one.thresholds()[0].item() == 0.5
+
+
 def test_thresholds_never_exceed_the_limit_but_remember_what_is_above():
     one = follower(0.0, limit=0.6)
     one.stage(torch.zeros(1, dtype=torch.uint8), torch.ones(1))

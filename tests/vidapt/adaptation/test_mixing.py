@@ -40,6 +40,7 @@ def labels(semantic: torch.Tensor, instance: torch.Tensor, trust: float | torch.
         instance=instance,
         verified=verified,
         instance_weight=torch.where(verified, 0.25, 1.0),
+        category=verified * torch.tensor(12, dtype=torch.uint8),
     )
 
 
@@ -243,6 +244,53 @@ def test_weights_of_single_pixels_survive_a_paste(source, pseudo):
     ):
         assert torch.equal(mixed.weight, torch.where(mixed.from_source, 1.0, trust))
         assert torch.equal(mixed.from_source, (mixed.frames == 10).all(2))
+
+
+# --- classes and trust of the instance losses
+
+
+def three_ways(source: ClipBatch, target: ClipBatch, pseudo: PseudoLabels) -> list[MixedClips]:
+    noise = torch.ones(1, 19)
+    noise[0, 13] = 0.0
+    return [
+        class_mix(source, target, pseudo, noise),
+        instance_mix(source, target, pseudo),
+        instance_mix(source, target, pseudo, "source_to_target"),
+        unmixed(target, pseudo),
+    ]
+
+
+def test_instances_are_trusted_by_their_own_weight_and_the_rest_as_its_class(source, pseudo, ignored):
+    """Checked pixel by pixel; the lower row and a pixel of the pseudo-instance are ignored."""
+    trust = (0.1 + 0.8 * torch.rand(1, 2, 2, 4, generator=torch.Generator().manual_seed(0))).masked_fill(ignored, 0.0)
+    varied = replace(pseudo, weight=trust)
+    seen = set()
+    for mixed in three_ways(source, replace(batch(200), ignored=ignored), varied):
+        for t in range(2):
+            for y in range(2):
+                for x in range(4):
+                    place = 0, t, y, x
+                    expected = trust[place]
+                    if pseudo.instance[place] > 0 and not ignored[place]:
+                        expected = 1.0
+                    if mixed.from_source[place]:
+                        expected = 1.0
+                    assert mixed.instance_trust[place] == expected
+                    seen.add(bool(mixed.from_source[place]))
+        assert mixed.instance_trust.dtype == torch.float32
+        # the semantic losses keep the trust in the class
+        assert torch.equal(mixed.weight, torch.where(mixed.from_source, 1.0, trust))
+    assert seen == {True, False}
+
+
+def test_pseudo_instances_have_the_class_of_their_track(source, pseudo):
+    """``labels`` lets every track vote for 12, while the pixels of the instance say 11."""
+    for mixed in three_ways(source, batch(200), pseudo):
+        mine = ~mixed.from_source & (pseudo.instance == 1)
+        assert mine.any()
+        assert (mixed.voted[mine] == 12).all()
+        assert (mixed.target.semantic[mine] == 11).all()
+        assert torch.equal(mixed.voted[~mine], mixed.target.semantic[~mine])
 
 
 # --- rows whose pseudo-labels do not count

@@ -16,7 +16,9 @@ from vidapt.adaptation.pseudo_labels import (
     pseudo_labels,
 )
 from vidapt.clip import ClipBatch, Instances
+from vidapt.config import TrackingConfig
 from vidapt.config_method import MethodConfig
+from vidapt.jobs.build import verifying_tracker
 from vidapt.labels import CITYSCAPES
 from vidapt.models.grid import cells, enlarge
 from vidapt.tracking.tracker import OnlineTracker
@@ -39,6 +41,9 @@ class Scripted:
     """A teacher that sees the given things on each frame, at the resolution of the frames."""
 
     space = CITYSCAPES
+
+    def observe(self, output):
+        """Nothing here keeps statistics."""
 
     def __init__(self, frames: list[list[Thing]], road: float = 0.8) -> None:
         self.frames, self.road = frames, road
@@ -205,6 +210,106 @@ def test_the_tracker_has_limits_of_its_own():
     assert painted(label([low], **generous, pseudo_instances={"score": 0.3})) == [{1}, {1}]
 
 
+@pytest.mark.parametrize("recipe", [TrackingConfig(), TrackingConfig(birth_score=0.95, high_score=0.95)])
+def test_the_verifying_tracker_follows_the_score(recipe):
+    """Every threshold below the tracker's own still decides, down to those below the fusion's usual floor."""
+    faint = [[Thing(0, 0, score), Thing(8, 8, 0.06)] for score in (0.3, 0.35)]
+    found = {
+        score: painted(
+            label(
+                [faint],
+                track=lambda score=score: verifying_tracker(recipe, score, CLASSES),
+                pseudo_instances={"score": score},
+            )
+        )
+        for score in (0.4, 0.25, 0.05)
+    }
+    assert found == {0.4: [set(), set()], 0.25: [{1}, {1}], 0.05: [{1, 2}, {1, 2}]}
+
+
+def test_the_verifying_tracker_has_the_recipes_limits_below_the_score():
+    recipe = TrackingConfig(birth_score=0.6, high_score=0.3, low_score=0.2, memory=7)
+    limits = [verifying_tracker(recipe, score, CLASSES) for score in (0.9, 0.5, 0.1)]
+    assert [(one.birth_score, one.high_score, one.low_score) for one in limits] == [
+        (0.6, 0.3, 0.2),
+        (0.5, 0.3, 0.2),
+        (0.1, 0.1, 0.1),
+    ]
+    assert {one.memory for one in limits} == {7}
+
+
+def test_an_instance_has_the_class_that_its_track_voted_for():
+    flips = [
+        [Thing(0, 0), Thing(8, 8, category=TRUCK)],
+        [Thing(0, 0), Thing(8, 8)],
+        [Thing(0, 0, category=TRUCK), Thing(8, 8, category=TRUCK)],
+    ]
+    out = label([flips])
+    car, truck = out.instance[0, 0, 0, 0], out.instance[0, 0, 8, 8]
+    assert out.category.dtype == torch.uint8
+    assert (out.category[0, 0], out.category[0, car], out.category[0, truck]) == (0, CAR, TRUCK)
+    voted = out.voted_semantic()
+    assert voted.dtype == torch.uint8
+    assert (voted[out.instance == car] == CAR).all()
+    assert (voted[out.instance == truck] == TRUCK).all()
+    assert torch.equal(voted[out.instance == 0], out.semantic[out.instance == 0])
+    # the classes of the pixels, with their confidence, stay what the teacher says
+    assert out.semantic[0, 2, 0, 0] == TRUCK
+    assert torch.allclose(out.confidence[out.instance > 0], torch.tensor(0.9))
+
+
+def test_the_vote_of_the_last_good_frame_counts():
+    def clip(score: float) -> list[list[Thing]]:
+        """A car that is a truck on the last two frames, which have the votes by then."""
+        return [[Thing(0, 0)]] * 2 + [[Thing(0, 0, score, TRUCK)]] * 2
+
+    assert label([clip(0.9)], pseudo_instances={"hits": 0.5}).category.tolist() == [[0, TRUCK]]
+    assert label([clip(0.6)], pseudo_instances={"hits": 0.5}).category.tolist() == [[0, CAR]]
+
+
+def test_classes_of_clips_with_different_numbers_of_instances():
+    out = label([[frame[1:] for frame in MOVING], MOVING, [[], [], []]])
+    assert out.category.tolist() == [[0, CAR, 0], [0, CAR, CAR], [0, 0, 0]]
+    assert torch.equal(out.voted_semantic(), out.semantic)
+
+
+def hide(columns: int) -> torch.Tensor:
+    """bool (1,3,16,16): the first columns of all frames."""
+    mask = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.bool)
+    mask[..., :columns] = True
+    return mask
+
+
+def test_ignored_pixels_belong_to_no_instance():
+    still = [[Thing(0, 0), Thing(8, 8)]] * 3
+    hidden = hide(3)
+    out, plain = label([still], ignored=hidden), label([still])
+    assert painted(out) == [{1, 2}] * 3
+    assert torch.equal(out.instance, plain.instance.masked_fill(hidden, 0))
+    assert torch.equal(out.semantic, plain.semantic)
+
+
+def test_instances_that_lie_mostly_in_ignored_pixels_are_dropped():
+    still = [[Thing(0, 0), Thing(8, 8)]] * 3
+    out = label([still], ignored=hide(4))
+    assert painted(out) == [{1}] * 3
+    assert out.verified.tolist() == [[False, True]]
+    assert out.instance[0, 0, 8, 8] == 1
+
+
+def test_a_frame_on_which_an_instance_is_ignored_is_no_hit():
+    still, hidden = [[Thing(0, 0), Thing(8, 8)]] * 3, hide(4)
+    hidden[:, :2] = False
+    assert painted(label([still], ignored=hidden)) == [{1}] * 3
+    assert [len(ids) for ids in painted(label([still], ignored=hidden, pseudo_instances={"hits": 0.6}))] == [2, 2, 1]
+
+
+def test_nothing_is_found_where_everything_is_ignored():
+    out = label([MOVING], ignored=hide(SIZE))
+    assert not out.instance.any()
+    assert out.verified.tolist() == [[False]]
+
+
 def test_single_frames_verify_by_score_alone():
     out = label([[[Thing(0, 0, 0.8), Thing(8, 8, 0.7)]]])
     assert painted(out) == [{1}]
@@ -223,6 +328,8 @@ def test_no_tracker_looks_for_no_instances():
     assert out.instance.dtype == torch.int32
     assert out.verified.tolist() == [[False]]
     assert out.instance_weight.tolist() == [[1.0]]
+    assert out.category.tolist() == [[0]]
+    assert torch.equal(out.voted_semantic(), out.semantic)
     plain = label([MOVING])
     assert torch.equal(out.semantic, plain.semantic)
     assert torch.equal(out.weight, plain.weight)
@@ -273,6 +380,9 @@ def test_labels_carry_no_graph():
 
 class Leaning(torch.nn.Module):
     """Classifies cells by the mean colour of their pixels and, if it leans, of the cell to their left."""
+
+    def observe(self, output):
+        """Nothing here keeps statistics."""
 
     def __init__(self, lean: float) -> None:
         super().__init__()

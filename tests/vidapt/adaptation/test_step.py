@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from vidapt.adaptation.feature_distance import thing_table
+from vidapt.adaptation.ingredients import Ingredients
 from vidapt.adaptation.memory import MemoryBank
+from vidapt.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
 from vidapt.adaptation.sampling import clip_generators, clip_rngs
 from vidapt.adaptation.step import SelfTrainingStep
 from vidapt.adaptation.supervised import Labelled, SupervisedStep
-from vidapt.adaptation.tools import Tools
 from vidapt.clip import ClipBatch, PanopticTarget, collate
 from vidapt.config import MethodConfig, ModelConfig, TrackingConfig
 from vidapt.datasets.street_world import StreetWorld
+from vidapt.errors import CheckpointError
 from vidapt.labels import CITYSCAPES
 from vidapt.models.encoder import build_encoder
 from vidapt.models.instance.center_offset import CenterOffsetHead
@@ -110,8 +112,8 @@ def step(method: Mapping[str, Any] | None = None, *, steps: int = 10, **model: A
         bank = MemoryBank(len(CITYSCAPES), 8, contrast.bank, torch.device("cpu"))
     torch.manual_seed(1)
     reference = build_encoder(built.config.encoder).requires_grad_(False).eval()
-    tools = Tools(built, config, Labelled(seed=3), reference, thing_table(CITYSCAPES), TABLE, bank)
-    return SelfTrainingStep(tools, steps=steps, new_tracker=tracker)
+    ingredients = Ingredients(built, config, Labelled(seed=3), reference, thing_table(CITYSCAPES), TABLE, bank)
+    return SelfTrainingStep(ingredients, steps=steps, new_tracker=tracker)
 
 
 def losses_of(one: SelfTrainingStep | SupervisedStep, batches: tuple[ClipBatch, ClipBatch | None]) -> dict[str, Tensor]:
@@ -147,10 +149,16 @@ def test_every_part_has_its_losses(batches):
         assert losses[name].item() == pytest.approx(parts.item(), rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def all_losses(batches: tuple[ClipBatch, ClipBatch]) -> dict[str, Tensor]:
+    """The losses of a first step with every part."""
+    return losses_of(step(), batches)
+
+
 @pytest.mark.parametrize("part", dict.fromkeys(LOSSES.values()))
-def test_each_part_can_be_switched_off_alone(batches, part):
+def test_each_part_can_be_switched_off_alone(batches, all_losses, part):
     """Without a part the step has exactly the other losses, so a control without it is one setting away."""
-    every, without = losses_of(step(), batches), losses_of(step({part: None}), batches)
+    every, without = all_losses, losses_of(step({part: None}), batches)
     own = {name for name, owner in LOSSES.items() if owner == part} | (
         {"mixed/offset"} if part == "class_mix" else set()
     )
@@ -186,6 +194,88 @@ def test_methods_without_pseudo_instances_run_no_tracker(batches):
     one = step(semantic)
     one._new_tracker = None
     assert "instances" not in losses_of(one, batches)
+
+
+def test_instances_are_looked_for_only_while_a_part_trains_on_them(batches):
+    """LIDAPS: no detector and no tracker before IMix begins."""
+    late = {"class_mix": {}, "identity_contrast": {"target": False}, "instance_mix": {"start": 0.5}}
+    one, trackers = step(late, steps=4), []
+    one._new_tracker = lambda: trackers.append(tracker()) or trackers[-1]
+    seen = []
+    for _ in range(4):
+        trackers.clear()
+        seen.append(("instances" in losses_of(one, batches), len(trackers)))
+        one.after_update()
+    assert seen == [(False, 0), (False, 0), (True, 2), (True, 2)]
+
+
+ONLY_SOURCE: dict[str, Any] = dict.fromkeys(LOSSES.values())
+"""No part at all."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "passes"),
+    [
+        ({}, 1),
+        ({"class_mix": {"weight": 0.0}}, 1),
+        ({"class_mix": {"start": 0.5}}, 1),
+        ({"class_mix": {"instance_weight": 1.0, "weight": 0.0}}, 2),
+        ({"class_mix": {"weight": 0.0}, "text_alignment": {"table": "orthonormal"}}, 2),
+        ({"class_mix": {"weight": 0.0}, "text_alignment": {"table": "orthonormal", "weight": 0.0}}, 1),
+        ({"text_alignment": {"table": "orthonormal"}}, 1),
+        ({"identity_contrast": {"target": False}}, 1),
+        ({"identity_contrast": {}}, 2),
+        ({"temporal_consistency": {"weight": 0.0}, "temporal_contrast": {"weight": 0.0}}, 1),
+        ({"temporal_consistency": {}}, 2),
+        ({"instance_mix": {"weight": 0.0}}, 1),
+        ({"instance_mix": {"weight": 0.0, "semantic_weight": 1.0}}, 2),
+        ({"masked_consistency": {"weight": 0.0}, "patch_contrast": {"weight": 0.0}}, 1),
+        ({"masked_consistency": {}, "patch_contrast": {}}, 3),
+    ],
+)
+def test_the_student_runs_only_where_a_loss_needs_it(batches, parts, passes):
+    one, seen = step(ONLY_SOURCE | parts), []
+    one.network.register_forward_hook(lambda *_: seen.append(1))
+    losses = losses_of(one, batches)
+    assert len(seen) == passes
+    assert sum(loss.requires_grad for loss in losses.values()) == passes
+
+
+def test_instance_losses_do_not_scale_with_the_trust_in_classes(batches):
+    """With weight one, a teacher whose classes nobody trusts still teaches its instances."""
+    off = {name: None for name in LOSSES.values() if name != "instance_mix"}
+    sure, unsure = (
+        losses_of(step(off | {"pseudo_labels": {"threshold": limit, "weight": "clip"}}), batches)
+        for limit in (0.0, 1.0)
+    )
+    assert unsure["confidence"] < 0.01
+    assert sure["confidence"] == 1
+    assert unsure["pasted/center"] == sure["pasted/center"] > 0
+    assert unsure["pasted/offset"] == sure["pasted/offset"] > 0
+    assert unsure["pasted/semantic"] < sure["pasted/semantic"]
+
+
+@pytest.mark.parametrize("graph", ["mixed", "pasted"])
+def test_instance_losses_get_the_voted_classes(batches, graph, monkeypatch):
+    """The pixels of a verified instance are of its track's class, whatever they are in the semantic loss."""
+    one, seen = step(), []
+    plain = one.network.instance_loss
+    monkeypatch.setattr(one.network, "instance_loss", lambda *a, **k: seen.append((a[1], k)) or plain(*a, **k))
+    labels = []
+    monkeypatch.setattr(
+        "vidapt.adaptation.step.pseudo_labels",
+        lambda *a, **k: labels.append(vote_for(pseudo_labels(*a, **k), 17)) or labels[-1],
+    )
+    losses_of(one, batches)
+    target, trust = seen[{"mixed": 1, "pasted": 2}[graph]]
+    mine = (target.instance > 0) & (target.instance < labels[0].verified.shape[1])
+    assert mine.any()
+    assert (target.semantic[mine] == 17).all()
+    assert (trust["pixel_weight"][mine] == 1).all()
+
+
+def vote_for(pseudo: PseudoLabels, category: int) -> PseudoLabels:
+    return replace(pseudo, category=pseudo.verified * torch.tensor(category, dtype=torch.uint8))
 
 
 def test_a_part_begins_after_its_share_of_the_steps(batches):
@@ -231,14 +321,27 @@ def test_every_network_takes_every_part(length, model):
     total.backward()
 
 
+def test_the_student_may_train_on_single_frames(batches):
+    one = {"student": "frames", "temporal_contrast": None, "temporal_consistency": None}
+    shapes = []
+    built = step(one)
+    built.network.register_forward_hook(lambda module, args, _: shapes.append(len(args[0])))
+    losses = losses_of(built, batches)
+    assert set(shapes) == {2, 4}
+    assert shapes[-2:] == [2, 4]
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    again = losses_of(step(one), batches)
+    assert all(torch.equal(losses[name], again[name]) for name in losses)
+
+
 def test_gradients_reach_the_student_and_nothing_else(batches):
     one = step()
     sum(loss for loss in losses_of(one, batches).values() if loss.requires_grad).backward()
     without = {name for name, parameter in one.network.named_parameters() if parameter.grad is None}
     assert without == set()
     assert all(parameter.grad is None for parameter in one.weights()["teacher"].parameters())
-    assert one._tools.reference is not None
-    assert all(parameter.grad is None for parameter in one._tools.reference.parameters())
+    assert one._ingredients.reference is not None
+    assert all(parameter.grad is None for parameter in one._ingredients.reference.parameters())
 
 
 def test_the_same_clips_give_the_same_losses_in_any_batch(batches):
@@ -253,11 +356,12 @@ def test_the_same_clips_give_the_same_losses_in_any_batch(batches):
             batch.frames[one], batch.videos[one], batch.indices[one], batch.times[one], batch.samples[one], target
         )
 
-    # These average over what a process has: cells of things, places that are followed, pixels that are kept.
-    method = {"feature_distance": None, "patch_contrast": None, "temporal_contrast": None, "temporal_consistency": None}
+    # Averages over the cells of things that a process has.
+    method = {"feature_distance": None}
     whole = losses_of(step(method), batches)
     halves = [losses_of(step(method), (part(batches[0], index), part(batches[1], index))) for index in range(2)]
-    for name in ("source", "mixed", "pasted", "masked"):
+    assert {"mixed/temporal_contrast", "mixed/temporal_consistency", "patches/contrast"} <= set(whole)
+    for name in ("source", "mixed", "pasted", "masked", "patches"):
         mean = sum(half[name].item() for half in halves) / 2
         assert whole[name].item() == pytest.approx(mean, abs=2e-5), name
 
@@ -274,6 +378,19 @@ def test_teacher_follows_the_student_only_after_updates(batches):
     one.after_update()
     student = dict(one.network.named_parameters())
     assert all(torch.equal(student[n], p) for n, p in one.weights()["teacher"].named_parameters())
+
+
+def test_statistics_of_the_whole_teacher_follow_the_target(batches):
+    """Also those of the instance head, where no part of the method asks for instances."""
+    norm = {**MODEL["instance"], "norm": "batch"}
+    for method in ({"class_mix": {}, "instance_mix": None, "identity_contrast": None}, {}):
+        one = step(method | {"target_statistics": True}, instance=norm)
+        teacher = one.weights()["teacher"]
+        before = {name: value.clone() for name, value in teacher.instance.named_buffers() if "running" in name}
+        losses_of(one, batches)
+        after = dict(teacher.instance.named_buffers())
+        assert before
+        assert all(not torch.equal(value, after[name]) for name, value in before.items())
 
 
 STATEFUL = {
@@ -300,6 +417,12 @@ def test_state_restores_counter_thresholds_and_memory(batches):
     # Parameters that only an update would move are equal, so the next step is the same to the bit.
     again, expected = losses_of(other, batches), losses_of(one, batches)
     assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_a_run_goes_on_with_its_own_text_table(batches):
+    state = step().state_dict() | {"text_table": "0123456789abcdef"}
+    with pytest.raises(CheckpointError, match=r"another text table \(0123456789ab\) than .* is now \(none\)"):
+        step().load_state_dict(state)
 
 
 def test_a_skipped_step_leaves_no_trace(batches):

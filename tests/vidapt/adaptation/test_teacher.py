@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from vidapt.adaptation.teacher import (
+    average_statistics,
     ema_momentum,
     ema_update,
     make_teacher,
@@ -72,3 +73,27 @@ def test_own_statistics_follow_the_batches_and_survive_the_update():
 def test_statistics_names_are_the_batch_norm_buffers():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(1, 4))
     assert statistics_names(network) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_statistics_are_averaged_all_at_once():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm1d(2)))
+    network[1].running_mean.copy_(torch.arange(4.0))
+    network[1].num_batches_tracked.fill_(3)
+    weight, asked = network[0].weight.clone(), []
+
+    def reduce(values: torch.Tensor) -> torch.Tensor:
+        asked.append(values.numel())
+        return (values + 10) / 2
+
+    average_statistics(network, reduce)
+    assert asked == [12]
+    assert network[1].running_mean.tolist() == [5, 5.5, 6, 6.5]
+    assert network[1].running_var.tolist() == [5.5] * 4
+    assert network[2][0].running_mean.tolist() == [5, 5]
+    assert network[2][0].running_var.tolist() == [5.5] * 2
+    assert network[1].num_batches_tracked == 3
+    assert torch.equal(network[0].weight, weight)
+
+
+def test_without_batch_normalisation_nothing_is_exchanged():
+    average_statistics(nn.Linear(2, 2), lambda _: pytest.fail("reduced"))

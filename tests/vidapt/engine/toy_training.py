@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from vidapt.clip import Clip, ClipBatch, PanopticTarget
 from vidapt.config import TrainingConfig
+from vidapt.engine.agreement import mean_in_losses
 from vidapt.engine.distributed import digest, make_accelerator
 from vidapt.engine.loading import clip_loader
 from vidapt.engine.train import Loader, TrainResult, train
@@ -63,7 +64,7 @@ def flip(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 class ToyNetwork(nn.Module):
-    """Encoder, head, and a part that only even samples use."""
+    """Encoder, head, a part that only even samples use, and one that none uses."""
 
     def __init__(self, norm: str = "group", dropout: float = 0.0) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class ToyNetwork(nn.Module):
         self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(8, 2, 1))
         self.rare = nn.Conv2d(8, 1, 1)
-        self.never = nn.Linear(2, 2)
+        self.never = nn.SyncBatchNorm(2) if norm == "synchronised" else nn.Linear(2, 2)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(frames.flatten(0, 1).float() / 255 - 0.5)
@@ -82,7 +83,7 @@ class ToyNetwork(nn.Module):
 class ToyStep:
     """Student, exponential-average teacher, a counter and a memory.
 
-    ``poison`` maps sample numbers to the name of the loss that is NaN for them.
+    ``poison`` maps sample numbers to the name of the loss that is NaN for them. ``shares`` reduces within the losses.
     """
 
     norm: str = "group"
@@ -90,6 +91,7 @@ class ToyStep:
     poison: dict[int, str] = field(default_factory=dict)
     fail_on: int | None = None
     die_on: int | None = None
+    shares: bool = False
     seen: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -119,6 +121,8 @@ class ToyStep:
             os._exit(9)
         assert source.target is not None
         frames = source.frames.float()
+        if self.shares:
+            yield "brightness", mean_in_losses(frames.mean())
         bad = {self.poison[sample] for sample in samples if sample in self.poison}
         if "input" in bad:
             frames = frames * float("nan")
@@ -215,7 +219,10 @@ def everything(step: ToyStep) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Job:
-    """One training in processes of its own; ``rank_step`` and signals concern one rank before any restart."""
+    """One training in processes of its own; ``rank_*`` and signals concern one rank before any restart.
+
+    ``rank_broken`` is a clip that this rank cannot read.
+    """
 
     run: str
     world: int = 1
@@ -224,6 +231,7 @@ class Job:
     step: dict[str, Any] = field(default_factory=dict)
     rank_step: dict[str, Any] = field(default_factory=dict)
     rank: int = 1
+    rank_broken: int | None = None
     stop_after: int | None = None
     signals: int = 0
     signal_at: int = 3
@@ -249,8 +257,9 @@ def train_job(job: Job, rank: int) -> None:
 
     run = Path(job.run)
     run.mkdir(parents=True, exist_ok=True)
+    data = ToyClips(broken=job.rank_broken if rank == job.rank and first_start else None)
     try:
-        run_toy(step, run, config(**job.settings), resume=job.resume, on_step=on_step, stop_after=job.stop_after)
+        run_toy(step, run, config(**job.settings), data, resume=job.resume, on_step=on_step, stop_after=job.stop_after)
     except VidaptError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)

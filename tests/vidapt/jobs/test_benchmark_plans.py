@@ -195,8 +195,8 @@ LARGE = ("synthia_to_cityscapes", "viper_to_cityscapes_vps")
 """Those that are planned with the large network; a step of it takes seconds."""
 
 METHOD = (
-    *("training.clip_length=2", "method.student=clips", "method.pixel_contrast=null"),
-    *("method.masked_consistency=null", "method.pseudo_labels.mirrored=false"),
+    *("training.clip_length=2", "training.interval=1", "method.student=clips", "method.pseudo_labels.mirrored=false"),
+    *("method.feature_distance=null", "method.pixel_contrast=null", "method.masked_consistency=null"),
 )
 """What the plans are made for, whatever else the method lists."""
 

@@ -51,7 +51,9 @@ def truths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truths]:
 
 
 def benchmark(name: str, *overrides: str) -> Recipe:
-    return load_recipe(f"benchmarks/{name}+methods/vidapt", ("training.clip_length=2", *overrides))
+    return load_recipe(
+        f"benchmarks/{name}+methods/vidapt", ("training.clip_length=2", "training.interval=1", *overrides)
+    )
 
 
 def scored_labels(recipe: Recipe) -> list[Labels]:
@@ -230,7 +232,10 @@ def certain(target: ClipBatch) -> PseudoLabels:
     confidence = (torch.arange(shape[-1]) % 4 < 3).float().expand(shape)
     weight = trust(semantic, confidence, torch.full((19,), 0.5), "clip", ignored=target.ignored)
     verified = torch.tensor([[False, True]])
-    return PseudoLabels(semantic, confidence, weight, torch.tensor([0.75]), instance, verified, torch.ones(1, 2))
+    category = verified * torch.tensor(CITYSCAPES.index("car"), dtype=torch.uint8)
+    return PseudoLabels(
+        semantic, confidence, weight, torch.tensor([0.75]), instance, verified, torch.ones(1, 2), category
+    )
 
 
 # --- conventions of the scores

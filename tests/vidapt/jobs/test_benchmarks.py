@@ -21,7 +21,7 @@ from vidapt.recipe import load_recipe, recipe_names
 
 STEPS = "training.steps=1 training.batch=2 training.workers=0 training.log_every=1 training.crop=[64,128]"
 NARROW = "model.semantic.channels=16 model.instance.channels=16"
-CLIPS = "training.clip_length=2 method.student=clips"
+CLIPS = "training.clip_length=2 training.interval=1 method.student=clips"
 PARTS = "method.pixel_contrast.weight=0.1 method.temporal_contrast.weight=0.1"
 TARGET = "target.height=64 target.ignored_rows=[2,15]"
 WORLDS = "{name}.videos=1 {name}.frames=3 {name}.size=[64,128]"

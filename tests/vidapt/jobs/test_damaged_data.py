@@ -20,7 +20,7 @@ from vidapt.labels import find_space
 
 SMALL = (
     *("training.steps=1", "training.batch=2", "training.workers=0", "training.crop=[64,64]", "evaluation=null"),
-    *("target.height=64", "target.ignored_rows=[2,15]"),
+    *("target.height=64", "target.ignored_rows=[2,15]", "model.semantic.channels=16", "model.instance.channels=16"),
 )
 GTA5 = "benchmarks/gta5_to_cityscapes"
 CUT = "is cut: the end of a PNG file is missing"

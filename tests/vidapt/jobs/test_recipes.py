@@ -11,6 +11,7 @@ import pytest
 from tests.tiny_runs import moving_frames, write_camvid, write_labelled
 from vidapt.io.encoder import write_video
 from vidapt.jobs.adapt import adapt, recipe_for
+from vidapt.jobs.train import run_stage
 from vidapt.recipe import load_recipe, override_recipe, recipe_names
 
 STEPS = (
@@ -26,6 +27,41 @@ SHRINK = {
     "model.encoder.name=pvt_v2_b0 model.encoder.pretrained=false model.semantic.channels=16 model.instance.channels=16",
 }
 """What makes each recipe small: --set texts."""
+
+TINY = (
+    "training.steps=1 training.batch=2 training.crop=[64,64] evaluation=null validation=null "
+    "model.encoder.name=test_byobnet model.semantic.channels=8 model.semantic.dilations=[1] model.instance.channels=8 "
+    + " ".join(WORLDS.format(name=name) for name in ("source", "target", "upper_bound"))
+)
+DETECTOR = "proposal_class proposal_box box_class box mask"
+SOURCE, MIXED = {"source": "semantic center offset"}, {"mixed": "semantic"}
+DAFORMER = SOURCE | MIXED
+EDAPS = {"source": f"semantic {DETECTOR}"} | MIXED
+PIPA = MIXED | {"source": "semantic center offset pixel_contrast", "patches": "contrast"}
+METHODS = {
+    "source_only": SOURCE,
+    "oracle": SOURCE,
+    "dacs": DAFORMER,
+    "daformer": DAFORMER,
+    "hrda": DAFORMER,
+    "mic": DAFORMER | {"masked": "semantic"},
+    "edaps": EDAPS,
+    "lidaps": {
+        "source": f"semantic {DETECTOR} text_alignment", "mixed": "semantic text_alignment", "pasted": DETECTOR,
+    },
+    "pipa": PIPA,
+    "pipapp_image": PIPA,
+    "pipapp_video": PIPA | {"mixed": "semantic temporal_contrast"},
+}  # fmt: skip
+"""Losses of the published methods by graph; their encoders start from random weights, so no distance is kept to any."""
+
+AT_ONCE = {
+    "lidaps": "method.text_alignment.table=orthonormal method.instance_mix.start=0",
+    "pipa": "method.patch_contrast.start=0",
+    "pipapp_image": "method.patch_contrast.start=0 method.pixel_contrast.bank.size=64",
+    "pipapp_video": "method.patch_contrast.start=0",
+}
+"""What lets all parts of a method begin with the first step."""
 
 PARTS = ("benchmarks/", "methods/", "networks/", "demo_network")
 """Recipes that others extend; they are no jobs of their own."""
@@ -61,6 +97,22 @@ def losses(run: Path) -> dict[str, float]:
     found: dict[str, float] = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["losses"]
     assert all(np.isfinite(value) for value in found.values())
     return found
+
+
+def test_every_method_is_here() -> None:
+    shipped = {name for name in recipe_names() if name.startswith("methods/")}
+    assert shipped == {f"methods/{name}" for name in (*METHODS, "vidapt")}
+
+
+@pytest.mark.parametrize("name", [*METHODS, "vidapt"])
+def test_a_shipped_method_runs(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(f"benchmarks/street_world_fog+methods/{name}", shlex.split(f"{TINY} {AT_ONCE.get(name, '')}"))
+    result = run_stage(recipe, tmp_path, resume=False, device="cpu", dry_run=False, command="train")
+    assert result.steps == 1
+    found = {loss for loss in losses(tmp_path) if "/" in loss}
+    expected = METHODS.get(name, DAFORMER)
+    named = {f"{graph}/{loss}" for graph, names in expected.items() for loss in names.split()}
+    assert named <= found if name == "vidapt" else named == found
 
 
 @pytest.mark.parametrize("name", ["demo", "street_world_to_camvid"])

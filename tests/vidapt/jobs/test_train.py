@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_runs import tiny_recipe, write_weights
+from tests.tiny_runs import tiny_recipe, write_labelled, write_weights
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
 from vidapt.errors import CheckpointError, ConfigError, UserError
-from vidapt.jobs.train import RunResult, prepare_run, resume, train
+from vidapt.jobs.train import RunResult, open_data, prepare_run, resume, train
 from vidapt.jobs.weights import find_weights
 from vidapt.recipe import load_recipe
 
@@ -120,6 +120,42 @@ def test_an_unknown_device_is_refused_before_anything_is_written(
 def test_auto_is_a_device(supervised: Recipe, tmp_path: Path) -> None:
     train(supervised, out=tmp_path / "run", device="auto", dry_run=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def on_single_images(tmp_path: Path) -> Recipe:
+    """An adaptation that asks for clips of two frames where the target holds single images."""
+    root = write_labelled(tmp_path / "images", ["road", "car"])
+    for kind in ("images", "semantic"):
+        for path in (root / kind / "a").iterdir():
+            path.rename(root / kind / path.name)
+        (root / kind / "a").rmdir()
+    recipe = tiny_recipe(target={"kind": "labelled_folder", "root": str(root)}, evaluation=None, validation=None)
+    assert recipe.training.clip_length == 2
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 1})})
+
+
+def test_where_a_domain_holds_single_images_all_clips_have_one_frame(
+    on_single_images: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = open_data(on_single_images)
+    assert [len(clips[0].frames) for clips in (source, target)] == [1, 1]
+    run = train(on_single_images, out=tmp_path / "run", device="cpu").run
+    assert capsys.readouterr().err.splitlines()[0] == "the data hold single images: every clip has one frame"
+    losses = json.loads((run / "metrics.jsonl").read_text())["losses"]
+    assert losses["mixed/temporal_contrast"] == 0
+    assert losses["source/pixel_contrast"] > 0
+    resumed = resume(run, device="cpu")
+    assert resumed.steps == 1
+
+
+def test_a_plan_shows_the_length_that_clips_have(
+    on_single_images: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(on_single_images, out=tmp_path / "run", device="cpu", dry_run=True)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "2 clips of 1 frames" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,12 @@ def test_find_table(tmp_path: Path) -> None:
 
 def test_projection_to_another_width() -> None:
     as_it_is = TextProjectionConfig(dim=32, project=False)
-    with pytest.raises(ConfigError, match=r"text embeddings have 32 values and the decoder map 16 channels; set"):
+    wide = "model.semantic.channels to the width of the embeddings"
+    with pytest.raises(
+        ConfigError, match=rf"text embeddings have 32 values and the decoder map 16 channels; set .* true, or {wide}$"
+    ):
         TextProjection(as_it_is, 16, 32)
-    with pytest.raises(ConfigError, match=r"the encoder map 64 channels"):
+    with pytest.raises(ConfigError, match=r"the encoder map 64 channels; set .* true, or .*alignment.at to decoder"):
         TextProjection(as_it_is.model_copy(update={"at": "encoder"}), 32, 64)
     fused, last = torch.rand(1, 32, 4, 4), torch.rand(1, 64, 1, 1)
     assert torch.equal(TextProjection(as_it_is, 32, 64)(fused, last), fused)

@@ -47,7 +47,8 @@ class CenterOffsetHead(nn.Module):
         self.merge = nn.ModuleList(separable_conv(width, width, 5, norm) for _ in channels[1:])
         self.center = nn.Sequential(separable_conv(width, _BRANCH, 5, norm), _last_conv(1))
         self.offset = nn.Sequential(separable_conv(width, _BRANCH, 5, norm), _last_conv(2))
-        self.register_buffer("is_thing", torch.from_numpy(space.is_thing.copy()), persistent=False)
+        self._things = torch.from_numpy(space.is_thing.copy())
+        self.register_buffer("is_thing", self._things.clone(), persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return heat (N,1,h,w), 1 at a centre, and offsets (N,2,h,w): rows and columns, in pixels, to the centre.
@@ -107,14 +108,16 @@ class CenterOffsetHead(nn.Module):
         """
         heat, offset = self(features)
         size = (semantic.shape[-2], semantic.shape[-1])
-        scale = heat.new_tensor([cell_scale(*lengths) for lengths in zip(heat.shape[-2:], size, strict=True)])
-        offset = enlarge(offset, size) * (scale / STRIDE)[:, None, None]
+        scale = torch.tensor([cell_scale(*lengths) for lengths in zip(heat.shape[-2:], size, strict=True)])
+        scale = scale.to(heat.device, non_blocking=True)
+        # with two channels last, a CPU takes eight times as long
+        offset = enlarge(offset.contiguous(), size) * (scale / STRIDE)[:, None, None]
         return [self._predict_frame(heat[i, 0], offset[i], semantic[i], scale) for i in range(len(heat))]
 
     def _predict_frame(self, heat: Tensor, offset: Tensor, semantic: Tensor, scale: Tensor) -> Instances:
         config = self.config
         peaks, scores = find_peaks(heat, threshold=config.threshold, kernel=config.kernel, top_k=config.top_k)
-        return group_pixels((peaks + 0.5) * scale - 0.5, scores, offset, semantic, self.is_thing[: len(semantic)])
+        return group_pixels((peaks + 0.5) * scale - 0.5, scores, offset, semantic, self._things[: len(semantic)])
 
 
 def _last_conv(channels: int) -> nn.Conv2d:

@@ -48,14 +48,16 @@ def group_pixels(centers: Tensor, scores: Tensor, offset: Tensor, probabilities:
         scores: float (K,).
         offset: float (2,H,W) in pixels.
         probabilities: float (C,H,W); a pixel is a thing if some thing is more probable than all stuff.
-        is_thing: bool (C,).
+        is_thing: bool (C,), on the host, or a GPU waits for it.
 
     Returns:
         The instances that received a pixel; the category is the thing class of the largest mean probability.
     """
-    things = is_thing.nonzero()[:, 0]
+    things, stuff = (
+        table.nonzero()[:, 0].to(probabilities.device, non_blocking=True) for table in (is_thing, ~is_thing)
+    )
     likely = probabilities.index_select(0, things)
-    row, column = _thing_pixels(likely, probabilities.index_select(0, (~is_thing).nonzero()[:, 0]))
+    row, column = _thing_pixels(likely, probabilities.index_select(0, stuff))
     if not len(centers) or not len(row):
         return _none(probabilities)
     points = torch.stack([row, column], dim=1) + offset[:, row, column].T
@@ -65,7 +67,9 @@ def group_pixels(centers: Tensor, scores: Tensor, offset: Tensor, probabilities:
     votes = torch.zeros(len(things), len(centers), device=offset.device)
     votes.index_add_(1, owner, likely[:, row, column].float())
     found = Instances(masks, things[votes.argmax(0)], scores.float())
-    return found.select(torch.bincount(owner, minlength=len(centers)) > 0)
+    owned = torch.zeros_like(scores, dtype=torch.bool)
+    owned[owner] = True
+    return found.select(owned.nonzero()[:, 0])
 
 
 def _thing_pixels(things: Tensor, stuff: Tensor) -> tuple[Tensor, Tensor]:
