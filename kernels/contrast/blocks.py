@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold_
 
 # Added to a logit, this leaves nothing of its exponential; unlike -inf it never makes a NaN.
 MASKED = -1e30
@@ -88,7 +87,7 @@ class LogSumExp:
 
 def exponential_(block: Tensor, largest: float | None = None) -> Tensor:
     """Replace a block by its exponential, capped at that of `largest`, and 0 where it is masked; return it."""
-    return threshold_(block.clamp_(LEAST_EXPONENT, largest).exp_(), LEAST_EXPONENTIAL, 0.0)
+    return torch.threshold_(block.clamp_(LEAST_EXPONENT, largest).exp_(), LEAST_EXPONENTIAL, 0.0)
 
 
 def accumulate_gradients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vidapt.models.fusion import rank_classes
 from vidapt.models.grid import Size, cell_scale
 
 
@@ -36,6 +37,13 @@ def rows_at(rows: Tensor, place: Tensor) -> Tensor:
     # whole rows are copied several times faster than single values, and their gradients added
     first = length * torch.arange(place.shape[:-1].numel(), device=place.device).view(*place.shape[:-1], 1)
     return rows.flatten(0, -2).index_select(0, (place + first).flatten()).view(*place.shape, width)
+
+
+def best_classes(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of the scores (B,T,C,h,w), C <= 255, and its class, uint8, of a tie the lower one: both (B,T,h,w)."""
+    best, rank = rank_classes(scores.flatten(0, 1).contiguous())
+    category = (scores.shape[2] - rank.clamp_min(1)).to(torch.uint8)
+    return best.unflatten(0, scores.shape[:2]), category.unflatten(0, scores.shape[:2])
 
 
 def mean_over_clips(losses: Tensor, counted: Tensor) -> Tensor:

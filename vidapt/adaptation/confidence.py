@@ -27,7 +27,7 @@ def confident_pixels(semantic: Tensor, confidence: Tensor, thresholds: Tensor) -
         confidence: float (...) probability of that class.
         thresholds: float (C,).
     """
-    return confidence >= thresholds[semantic.long()]
+    return confidence >= thresholds.index_select(0, semantic.flatten().int()).view(semantic.shape)
 
 
 def trust(

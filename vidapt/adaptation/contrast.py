@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vidapt.adaptation.cells import at_cells, mean_over_clips, rows_at
+from vidapt.adaptation.cells import at_cells, best_classes, mean_over_clips, rows_at
 from vidapt.adaptation.memory import MemoryBank
 from vidapt.clip import IGNORE
 from vidapt.config_method import PixelContrastConfig, TemporalContrastConfig
@@ -42,7 +42,7 @@ def pixel_contrast(
     """
     grid = (embedding.shape[-2], embedding.shape[-1])
     labels = at_cells(semantic, grid).flatten(1)
-    predicted = at_cells(logits.detach().argmax(2), grid).flatten(1)
+    predicted = at_cells(best_classes(logits.detach())[1], grid).flatten(1)
     rows = rearrange(embedding, "b t d h w -> b (t h w) d")
     stored = None if bank is None else bank.rows()
     losses = []

@@ -30,8 +30,8 @@ class Ingredients:
         reference: Frozen pretrained encoder of the feature distance, or None.
         distant: bool (256,) classes whose features are compared with the reference's, or None.
         table: float32 (C+1,D) text embeddings, or None.
-        table_hash: Hash of what they were computed from; a run goes on with the same only.
         bank: Memory of the pixel contrast, or None.
+        table_hash: Hash of what the table was computed from; a run goes on with the same only.
     """
 
     network: PanopticNetwork
@@ -40,8 +40,8 @@ class Ingredients:
     reference: Encoder | None = None
     distant: Tensor | None = None
     table: Tensor | None = None
-    table_hash: str = ""
     bank: MemoryBank | None = None
+    table_hash: str = ""
 
     @cached_property
     def augment(self) -> StrongAugment:

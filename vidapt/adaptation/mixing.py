@@ -150,7 +150,7 @@ def _paste_target(given: PanopticTarget, frames: Tensor, target: ClipBatch, pseu
     pasted = paste_instances(
         frames,
         given.semantic,
-        torch.where(given.instance > 0, given.instance + _highest(pseudo), 0),
+        (given.instance + _highest(pseudo)).masked_fill_(given.instance == 0, 0),
         target.frames,
         pseudo.semantic,
         pseudo.instance,

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vidapt.adaptation.cells import at_cells, mean_over_clips, rows_at
+from vidapt.adaptation.cells import at_cells, best_classes, mean_over_clips, rows_at
 from vidapt.clip import IGNORE
 from vidapt.config_method import PatchContrastConfig
 from vidapt.kernels.contrast import paired_contrast
@@ -134,7 +134,7 @@ class _Places:
 
     Attributes:
         rows: (B,T,N,D) features.
-        category: int64 (B,T,N) pseudo-classes, 255 where a place takes no part.
+        category: uint8 (B,T,N) pseudo-classes, 255 where a place takes no part.
         confidence: float32 (B,T,N).
     """
 
@@ -151,8 +151,8 @@ class _Places:
 def _view(embedding: Tensor, logits: Tensor, ignored: Tensor | None) -> _Places:
     """All cells of one view."""
     grid = (embedding.shape[-2], embedding.shape[-1])
-    best = logits.detach().float().softmax(2).max(2)
-    confidence, category = at_cells(best.values, grid), at_cells(best.indices, grid)
+    best, classes = best_classes(logits.detach().float().softmax(2))
+    confidence, category = at_cells(best, grid), at_cells(classes, grid)
     if ignored is not None:
         category = category.masked_fill(at_cells(ignored, grid), IGNORE)
     return _Places(rearrange(embedding, "b t d h w -> b t (h w) d"), category.flatten(2), confidence.flatten(2))

@@ -37,7 +37,7 @@ RECIPES = ("dacs", "mic", "lidaps", "pipa", "pipapp_video", "vidapt")
 QUICK = ("dacs", "lidaps", "pipapp_video", "vidapt")
 SETTINGS = ("source.videos=6", "target.videos=6", "training.workers=0", "training.precision=fp32")
 """What the benchmark changes of a recipe: fewer videos are generated."""
-START_STEPS = 60
+START_STEPS = 150
 """Steps on source labels before: without them the teacher finds no instances, and there is nothing to track."""
 PROGRESS = 0.9
 """Share of the run that counts as done, so that parts that begin later have begun."""
@@ -192,7 +192,9 @@ def _trained(recipe: Recipe) -> dict[str, Tensor]:
     batches = islice(build_loader(source, recipe, "source", accelerator)(0), training.steps)
     with progress_bar("training on source labels", training.steps) as advance:
         for index, batch in enumerate(batches):
-            sum(loss for _, loss in method.losses(batch, None) if loss.requires_grad).backward()
+            for _, loss in method.losses(batch, None):
+                if loss.requires_grad:
+                    loss.backward()
             clip_gradients(parameters, training.max_grad_norm)
             update(optimizer, learning_rate(index, training))
             optimizer.zero_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from time import process_time
 from typing import Any
 
@@ -58,12 +58,10 @@ def watched(clock: Clock, parts: dict[str, Sequence[Place]], losses: dict[str, S
         losses: Functions that return a loss, by part: their backward pass counts for the part, too; see ``apart``.
     """
     with ExitStack() as stack:
-        for name, places in parts.items():
-            for place in places:
-                stack.enter_context(_replaced(place, lambda function, name=name: _timed(clock, name, function)))
-        for name, places in losses.items():
-            for place in places:
-                stack.enter_context(_replaced(place, lambda function, name=name: apart(clock, name, function)))
+        for wrap, table in ((_timed, parts), (apart, losses)):
+            for name, places in table.items():
+                for place in places:
+                    stack.enter_context(_replaced(place, partial(wrap, clock, name)))
         yield
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +72,7 @@ class Tracks:
 
     def arrays(self) -> dict[str, NDArray]:
         """The fields by name; not copied."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return dict(vars(self))
 
     def select(self, rows: NDArray) -> Tracks:
         """The tracks that ``rows`` (bool (T,) or positions) names."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vidapt.adaptation.cells import at_cells, mean_over_clips, rows_at
+from vidapt.adaptation.cells import at_cells, best_classes, mean_over_clips, rows_at
 from vidapt.models.grid import cells
 
 
@@ -51,3 +51,28 @@ def test_clips_weigh_alike_however_many_places_count():
     assert mean.item() == pytest.approx((4 + 2 + 0) / 3)
     mean.backward()
     assert losses.grad.flatten().tolist() == pytest.approx([1 / 3, 0, 1 / 6, 1 / 6, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_best_class_is_the_lowest_of_the_largest_scores(dtype):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-3, 3, (2, 3, 19, 5, 7), generator=generator).to(dtype)
+    best, category = best_classes(scores.permute(0, 1, 2, 4, 3))
+    assert (best.dtype, category.dtype) == (dtype, torch.uint8)
+    wanted = torch.from_numpy(scores.permute(0, 1, 2, 4, 3).float().numpy().argmax(2))
+    assert torch.equal(category.long(), wanted)
+    assert torch.equal(best, scores.permute(0, 1, 2, 4, 3).amax(2))
+
+
+def test_scores_that_are_no_numbers_stay_so_and_have_some_class():
+    scores = torch.zeros(1, 1, 4, 1, 2)
+    scores[0, 0, 1, 0, 0] = torch.nan
+    best, category = best_classes(scores)
+    assert best[0, 0, 0].isnan().tolist() == [True, False]
+    assert category.max() < 4
+
+
+def test_rows_of_a_view_are_picked_alike():
+    rows = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    place = torch.tensor([[[3, 0], [1, 1], [2, 0]]]).expand(2, 3, 2)
+    assert torch.equal(rows_at(rows, place), rows_at(rows.mT.contiguous().mT, place))

@@ -86,7 +86,10 @@ def test_metrics(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_tiny")
 def test_unknown_stage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run("--stage", "metric", "--json", "found.json") == 2
-    assert capsys.readouterr().err == "error: --stage metric is no stage of the pipeline; allowed: metrics, cache\n"
+    assert (
+        capsys.readouterr().err
+        == "error: --stage metric is no stage of the pipeline; allowed: metrics, cache, adaptation\n"
+    )
     assert not list(tmp_path.iterdir())
 
 

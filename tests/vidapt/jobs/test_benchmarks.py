@@ -23,6 +23,7 @@ STEPS = "training.steps=1 training.batch=2 training.workers=0 training.log_every
 NARROW = "model.semantic.channels=16 model.instance.channels=16"
 CLIPS = "training.clip_length=2 training.interval=1 method.student=clips"
 PARTS = "method.pixel_contrast.weight=0.1 method.temporal_contrast.weight=0.1"
+VIDEO_METHODS = ("pipapp_video", "vidapt")
 TARGET = "target.height=64 target.ignored_rows=[2,15]"
 WORLDS = "{name}.videos=1 {name}.frames=3 {name}.size=[64,128]"
 SIXTEEN = tuple(name for name in CITYSCAPES.names if name not in ("terrain", "truck", "train"))
@@ -146,6 +147,14 @@ def test_what_a_benchmark_reads(name: str) -> None:
     scored = scored_videos(recipe)
     assert scored.label_space == find_space(expected.space)
     assert len(scored.videos) == expected.frames[0]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_methods_for_video_find_clips_as_they_are_shipped(name: str) -> None:
+    """Snippets of two frames hold no frames that lie further apart."""
+    for method in VIDEO_METHODS:
+        source, target = open_data(small_recipe(name, method))
+        assert len(source[0].frames) == len(target[0].frames)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -11,9 +11,10 @@ from vidapt.config import CenterOffsetConfig
 from vidapt.errors import ConfigError
 from vidapt.labels import CITYSCAPES, LabelClass, LabelSpace
 from vidapt.models.grid import enlarge
+from vidapt.models.instance import targets
 from vidapt.models.instance.center_offset import CenterOffsetHead
 from vidapt.models.instance.grouping import find_peaks, group_pixels, nearest_center
-from vidapt.models.instance.targets import center_targets
+from vidapt.models.instance.targets import center_targets, find_instance_centers, padded_centers
 
 ROAD, PERSON, CAR, IGNORE = 0, 11, 13, 255
 IS_THING = torch.from_numpy(CITYSCAPES.is_thing)
@@ -114,6 +115,48 @@ def test_targets_equal_the_definition(seed, sigma):
     np.testing.assert_allclose(goal.offset_weight, offset_weight, atol=1e-6)
     np.testing.assert_array_equal(goal.heat_count, counted)
     np.testing.assert_array_equal(goal.offset_count, on_instance.sum((1, 2)))
+
+
+def padded(labels, is_thing, most):
+    """Centres as a GPU gets them."""
+    counted = (labels.instance > 0) & labels.labelled[:, None, None] & is_thing[labels.semantic.long()]
+    return padded_centers(labels.instance, counted, labels.instance.max().long() + 1, most)
+
+
+@pytest.mark.parametrize("most", [7, 8, 40])
+@pytest.mark.parametrize("seed", range(6))
+def test_centres_of_fixed_number_are_the_same(seed, most):
+    labels = random_target(seed)
+    wanted, found = find_instance_centers(labels, IS_THING), padded(labels, IS_THING, most)
+    assert len(found.keys) == 3 * most
+    assert (found.keys[1:] >= found.keys[:-1]).all()
+    for name in ("keys", "frames", "ids", "points"):
+        assert torch.equal(getattr(found, name)[found.listed], getattr(wanted, name)), name
+    assert found.points.isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_targets_do_not_depend_on_the_way_to_centres(monkeypatch, seed):
+    labels, generator = random_target(seed), torch.Generator().manual_seed(seed)
+    weights = {
+        "instance_weight": torch.rand(3, 8, generator=generator),
+        "pixel_weight": torch.rand(labels.semantic.shape, generator=generator),
+    }
+    wanted = center_targets(labels, IS_THING, 8.0, **weights)
+    monkeypatch.setattr(targets, "find_instance_centers", lambda labels, things: padded(labels, things, 9))
+    found = center_targets(labels, IS_THING, 8.0, **weights)
+    for name, value in vars(wanted).items():
+        assert torch.equal(getattr(found, name), value), name
+
+
+def test_ids_beyond_the_fixed_number_get_no_target(monkeypatch):
+    labels = target(1, 32, 64)
+    for identity in (3, 5, 9):
+        put(labels, 0, slice(8, 24), slice(8 * identity - 16, 8 * identity - 8), identity)
+    monkeypatch.setattr(targets, "find_instance_centers", lambda labels, things: padded(labels, things, 2))
+    found = center_targets(labels, IS_THING, 8.0)
+    assert found.offset_count.item() == 2 * 4 * 2
+    assert (found.heat == 1).sum() == 2
 
 
 def test_heat_is_one_at_the_centre_and_offsets_lead_there():

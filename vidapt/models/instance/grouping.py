@@ -57,33 +57,30 @@ def group_pixels(centers: Tensor, scores: Tensor, offset: Tensor, probabilities:
         table.nonzero()[:, 0].to(probabilities.device, non_blocking=True) for table in (is_thing, ~is_thing)
     )
     likely = probabilities.index_select(0, things)
-    row, column = _thing_pixels(likely, probabilities.index_select(0, stuff))
-    if not len(centers) or not len(row):
+    pixels = _thing_pixels(likely, probabilities.index_select(0, stuff))
+    if not len(centers) or not len(pixels):
         return _none(probabilities)
-    points = torch.stack([row, column], dim=1) + offset[:, row, column].T
-    owner = nearest_center(points, centers)
-    masks = torch.zeros(len(centers), *probabilities.shape[1:], dtype=torch.bool, device=offset.device)
-    masks[owner, row, column] = True
+    height, width = probabilities.shape[1:]
+    places = torch.stack([pixels // width, pixels % width], dim=1)
+    owner = nearest_center(places + offset.flatten(1).index_select(1, pixels).T, centers)
+    masks = torch.zeros(len(centers), height, width, dtype=torch.bool, device=offset.device)
+    masks.view(-1).index_fill_(0, owner * (height * width) + pixels, True)
     votes = torch.zeros(len(things), len(centers), device=offset.device)
-    votes.index_add_(1, owner, likely[:, row, column].float())
-    found = Instances(masks, things[votes.argmax(0)], scores.float())
-    owned = torch.zeros_like(scores, dtype=torch.bool)
-    owned[owner] = True
-    return found.select(owned.nonzero()[:, 0])
+    votes.index_add_(1, owner, likely.flatten(1).index_select(1, pixels).float())
+    owned = torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, owner, True)
+    return Instances(masks, things[votes.argmax(0)], scores.float()).select(owned.nonzero()[:, 0])
 
 
-def _thing_pixels(things: Tensor, stuff: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns where the largest of ``things`` (C1,H,W) exceeds that of ``stuff`` (C2,H,W).
+def _thing_pixels(things: Tensor, stuff: Tensor) -> Tensor:
+    """Numbers (P,) of the pixels where the largest of ``things`` (C1,H,W) exceeds that of ``stuff`` (C2,H,W).
 
     This is argmax over all classes up to ties; argmax along the first axis is 100 times slower on a CPU.
     """
     if not len(things):
-        empty = torch.zeros(0, dtype=torch.int64, device=things.device)
-        return empty, empty
+        return torch.zeros(0, dtype=torch.int64, device=things.device)
     best = things.amax(0)
     more = best > stuff.amax(0) if len(stuff) else torch.ones_like(best, dtype=torch.bool)
-    rows, columns = more.nonzero(as_tuple=True)
-    return rows, columns
+    return more.flatten().nonzero()[:, 0]
 
 
 def _none(probabilities: Tensor) -> Instances:

@@ -141,8 +141,8 @@ def padded_centers(instance: Tensor, counted: Tensor, base: Tensor, most: int) -
     names = torch.where(listed, empty.scatter(1, run, ids)[:, :most], base)
     frame = torch.arange(frames, device=instance.device)[:, None].expand_as(names)
     points = (torch.stack([rows, columns], -1) / counts.clamp_min(1)[..., None]).float()
-    keys = frame * base + names
-    return Centers(base, *(part.flatten() for part in (keys, frame, names)), points.flatten(0, 1), listed.flatten())
+    keys, frame, names = (part.flatten() for part in (frame * base + names, frame, names))
+    return Centers(base, keys, frame, names, points.flatten(0, 1), listed.flatten())
 
 
 def weight_by_id(table: Tensor, ids: Tensor) -> Tensor:
