@@ -152,7 +152,7 @@ def _reference(recipe: Recipe, network: PanopticNetwork, device: torch.device, *
     if method is None or method.feature_distance is None or method.feature_distance.weight == 0:
         return None
     if encoder.pretrained is False:
-        if rank() == 0:
+        if rank() == 0 and not dry_run:
             reason = "model.encoder.pretrained is false, so there are no pretrained features to keep to"
             print(f"method.feature_distance is off: {reason}", file=sys.stderr)
         return None
