@@ -96,4 +96,6 @@ def test_statistics_are_averaged_all_at_once():
 
 
 def test_without_batch_normalisation_nothing_is_exchanged():
-    average_statistics(nn.Linear(2, 2), lambda _: pytest.fail("reduced"))
+    reduced = []
+    average_statistics(nn.Linear(2, 2), lambda values: reduced.append(values) or values)
+    assert reduced == []
