@@ -81,6 +81,8 @@ FROM_GAME = {
     "source files": found(8, 4, None, 4),
     "source classes": [GAME],
 }
+CROPS = {name: "128x256" for name in ("street_world_fog", "street_world_night", "street_world_texture")}
+CROPS["street_world_to_camvid"] = "144x192"
 PLANS: dict[str, Rows] = {
     "cityscapes_to_acdc": FROM_CITYSCAPES
     | {
@@ -244,7 +246,7 @@ def test_the_plan_of_a_benchmark(name: str, capsys: pytest.CaptureFixture[str]) 
     assert len(earlier) == ("street_world" in name)
     assert {key: rows.get(key) for key in PLANS[name]} == PLANS[name]
     frames = 2 if "sequence" in name or "vps" in name or "street_world" in name else 1
-    assert rows["batch"] == [f"2 clips of {frames} frames, crop 512x512"]
+    assert rows["batch"] == [f"2 clips of {frames} frames, crop {CROPS.get(name, '512x512')}"]
     size = "mit_b5, 85.40 M" if name in LARGE else "mit_b0, 7.08 M"
     assert rows["network"] == [f"{size} parameters, random weights"]
     check_costs(rows)
@@ -282,13 +284,16 @@ def files_here() -> dict[Path, int]:
 
 def check_costs(rows: Rows) -> None:
     """Steps, time and memory fit together; autograd keeps 1 GB for each frame of 512x512 even in the small network."""
-    note = " (estimated from 1 clip of 128x128, times 32)"
+    height, width = (int(side) for side in rows["batch"][0].rsplit(" ", 1)[1].split("x"))
+    note = r" \(estimated from 1 clip of 128x128, times 32\)" if height == 512 else ""
     assert rows["steps"] == ["40000"]
-    assert all(rows[key][0].endswith(note) for key in ("one step", "memory"))
+    assert re.fullmatch(rf"[\d.]+ s{note}", rows["one step"][0])
+    assert re.fullmatch(rf"\d+ MB after one step on cpu{note}", rows["memory"][0])
     days, hours, minutes, seconds = re.fullmatch(r"(?:(\d+) days?, )?(\d+):(\d+):(\d+)", rows["ETA"][0]).groups("0")
     took = timedelta(days=int(days), hours=int(hours), minutes=int(minutes), seconds=int(seconds))
     assert took.total_seconds() == pytest.approx(float(rows["one step"][0].split()[0]) * 40000, abs=201)
-    assert 1000 * 2 * int(rows["batch"][0].split()[3]) < megabytes(rows) < 60000
+    share = height * width / 512**2
+    assert 1000 * share * 2 * int(rows["batch"][0].split()[3]) < megabytes(rows) < 60000
 
 
 def megabytes(rows: Rows) -> int:
