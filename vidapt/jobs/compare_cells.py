@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vidapt.config import Recipe
 from vidapt.errors import InputError
 from vidapt.jobs.files import write_json
@@ -112,8 +114,25 @@ def read_cell(path: Path) -> dict[str, Any]:
 
 
 def read_cells(out: Path) -> dict[str, dict[str, Any]]:
-    """All finished cells and starts of a comparison by key."""
-    return {path.stem: read_cell(path) for path in sorted((out / "cells").glob("*.json"))}
+    """All finished cells and starts of a comparison by key.
+
+    Their digests are those of today: a setting that came after a cell was written has its default there, so that adding
+    one to the schema makes no result stale.
+    """
+    found = {path.stem: read_cell(path) for path in sorted((out / "cells").glob("*.json"))}
+    return {key: {**data, "digest": _digest_today(data, found)} for key, data in found.items()}
+
+
+def _digest_today(data: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The digest of the recipe that a file holds, or the one it was written with where that cannot be told."""
+    try:
+        recipe = Recipe.model_validate(data["config"])
+        if "start" not in data:
+            return recipe_digest(recipe, "")
+        start = recipe_digest(Recipe.model_validate(found[data["start"]]["config"]), "")
+    except (KeyError, ValidationError):
+        return str(data["digest"])
+    return recipe_digest(recipe, start + (START if data["recipe"] == START else ""))
 
 
 def fits(data: Mapping[str, Any] | None, digest: str) -> bool:

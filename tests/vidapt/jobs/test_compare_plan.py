@@ -181,6 +181,29 @@ def test_a_copy_says_whose_it_is(suite: Suite, tmp_path: Path) -> None:
     assert (copied["scores"], copied["command"], copied["digest"]) == (data["scores"], "it", second.digest)
 
 
+def test_a_setting_that_came_later_makes_no_cell_stale(suite: Suite, tmp_path: Path) -> None:
+    """Files from before the setting lack it; one that says another value is stale."""
+    cell = plan_cells(suite, Choice())[1]
+    start = cell.start
+    head = {**cell_head(cell), "comparison": "", "digest": start.digest, "key": start.key}
+    del head["start"]
+    files = {start.key: (head, start.recipe), cell.key: (cell_head(cell), cell.recipe)}
+    for key, (known, recipe) in files.items():
+        config = recipe.model_dump(mode="json")
+        del config["inference"]["stuff_area"]
+        write_json(cell_path(tmp_path, key), {**known, "digest": "of then", "scores": {}, "config": config})
+    assert {key: data["digest"] for key, data in read_cells(tmp_path).items()} == {
+        start.key: start.digest,
+        cell.key: cell.digest,
+    }
+    config["inference"]["stuff_area"] = 0.5
+    write_json(cell_path(tmp_path, cell.key), {**cell_head(cell), "scores": {}, "config": config})
+    assert read_cells(tmp_path)[cell.key]["digest"] != cell.digest
+    config["inference"]["gone"] = 1
+    write_json(cell_path(tmp_path, cell.key), {**cell_head(cell), "digest": "of then", "scores": {}, "config": config})
+    assert read_cells(tmp_path)[cell.key]["digest"] == "of then"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"format": 1}', '{"format": 9, "digest": "x"}', "\x00"])
 def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
     path = cell_path(tmp_path, "fog-dacs-0")
