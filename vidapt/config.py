@@ -108,6 +108,12 @@ class InferenceConfig(Section):
         0.5, ge=0, lt=1, description="Weight of the past in the probability average over time; 0 is off."
     )
     batch: Positive = Field(4, description="Frames per network call; changes speed only.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 multiplies in half precision: faster on GPUs, and a few border pixels differ."
+    )
+    compile: bool = Field(
+        False, description="Run the network through torch.compile: a minute or more at the start of each frame size."
+    )
     stuff_area: NotNegative = Field(
         2048 / (1024 * 2048), description="Smaller stuff segments become void (share of frame)."
     )

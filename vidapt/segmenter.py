@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from vidapt.io.images import resize_image
 from vidapt.io.resize import resize_panoptic
 from vidapt.labels import LabelSpace, space_map
 from vidapt.models.fusion import assign_tracks, fuse
+from vidapt.models.instance.center_offset import CenterOffsetHead
 from vidapt.models.network import NetworkOutput, PanopticNetwork
 from vidapt.tracking.detections import Detections
 from vidapt.tracking.stabilise import Stabiliser
@@ -39,7 +41,7 @@ class Segmenter:
     Args:
         network: Network in its label space.
         tracking: Tracker options.
-        inference: Input height, smoothing and batch size.
+        inference: Input height, smoothing, batch size, and how the network runs.
         embedding_threshold: Cosine that the calibration found, or None where embeddings separate badly.
         space: Label space of the results; classes are mapped by name and their probabilities summed. None keeps the
             network's own.
@@ -66,6 +68,8 @@ class Segmenter:
         self.tracking = tracking or TrackingConfig()
         self.inference = inference or InferenceConfig()
         self.embedding_threshold = embedding_threshold
+        if self.inference.compile:
+            compile_parts(self.network)
         same = self.space == network.space
         self._mapping = None if same else mapping_matrix(network.space, self.space).to(self.device)
 
@@ -110,10 +114,18 @@ class Segmenter:
         """
         return Stream(self, stride)
 
+    def running(self) -> AbstractContextManager[Any]:
+        """Context in which the network runs: without gradients, in ``inference.precision``."""
+        stack = ExitStack()
+        stack.enter_context(torch.no_grad())
+        half = self.inference.precision == "bf16"
+        stack.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=half))
+        return stack
+
     def network_outputs(self, images: Sequence[Image]) -> list[FrameOutput]:
         """Run the network on frames of one size: per frame its probabilities and instance fields."""
         frames = torch.from_numpy(np.stack([resize_image(image, self.inference.height) for image in images]))
-        with torch.no_grad():
+        with self.running():
             output = self.network(frames.permute(0, 3, 1, 2).contiguous().to(self.device))
             probabilities = self.network.probabilities(output)
         return [FrameOutput(_one_frame(output, index), probabilities[index]) for index in range(len(images))]
@@ -243,7 +255,8 @@ class Stream:
         if cut:
             self._tracker.scene_cut()
         full = network.upsample(probabilities[None], frame.output.size)
-        (instances,) = network.instances(frame.output, full)
+        with segmenter.running():
+            (instances,) = network.instances(frame.output, full)
         options = segmenter.inference
         fused = fuse(
             segmenter.to_space(full[0]),
@@ -258,6 +271,14 @@ class Stream:
         ids, segments = assign_tracks(fused, tracked.ids, tracked.categories)
         found = PanopticFrame(index, time, fused.semantic, ids, segments)
         return resize_panoptic(found, (image.shape[0], image.shape[1]))
+
+
+def compile_parts(network: PanopticNetwork) -> None:
+    """Let torch.compile run the parts of a network that take most of its time, in place; weights keep their names."""
+    for part in (network.encoder, network.semantic, network.projection):
+        part.compile()
+    if isinstance(network.instance, CenterOffsetHead):
+        network.instance.compile()
 
 
 def find_device(device: torch.device | str | None) -> torch.device:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from functools import partialmethod
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,37 @@ def test_segment_gives_what_a_stream_gives(
     assert [frame.time for frame in found] == [index / 25 for index in range(FRAMES)]
     plain = [PanopticFrame(f.index, float(f.index), f.semantic, f.ids, f.segments) for f in found]
     assert_same(plain, one_by_one)
+
+
+def test_half_precision_sees_nearly_the_same(segmenter: Segmenter, frames: list[np.ndarray]) -> None:
+    """Products are in bf16, probabilities stay float32, and few pixels change."""
+    half = tiny_segmenter(precision="bf16")
+    with half.running():
+        assert half.network.encoder(torch.zeros(1, 3, 64, 64))[0].dtype == torch.bfloat16
+    one, other = (next(iter(each.network_outputs(frames[:1]))) for each in (segmenter, half))
+    assert other.probabilities.dtype == torch.float32
+    assert 0 < (one.probabilities - other.probabilities).abs().max() < 0.05
+    for before, after in zip(segmenter.segment(frames), half.segment(frames), strict=True):
+        assert_contract(after)
+        assert (before.semantic != after.semantic).mean() < 0.05
+
+
+def test_a_compiled_network_sees_the_same(
+    frames: list[np.ndarray], one_by_one: list[PanopticFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through dynamo without code generation; the last group is smaller than the others."""
+    calls: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        calls.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    compiled = tiny_segmenter(compile=True, batch=4)
+    stream = compiled.stream()
+    assert_same([found for at in range(0, FRAMES, 4) for found in stream.push_clip(frames[at : at + 4])], one_by_one)
+    assert len(calls) >= 4
+    assert list(compiled.network.state_dict()) == list(tiny_segmenter().network.state_dict())
 
 
 @pytest.mark.parametrize("cut", [1, 4, 9])
