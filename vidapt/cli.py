@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from vidapt import __version__
+from vidapt.cli_bench import bench
 from vidapt.cli_compare import compare
 from vidapt.cli_data import data
 from vidapt.cli_text import text
@@ -31,7 +32,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
 app.command()(compare)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
@@ -269,52 +269,6 @@ def report(
     from vidapt.jobs.summary import summarise
 
     typer.echo(summarise(runs).markdown())
-
-
-@bench.command("kernels")
-def bench_kernels(
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number here too.")] = None,
-    chart: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a chart of the ratios, a PNG.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions; on the CPU smaller problems too.")] = False,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None,
-        typer.Option(help="cuda, the default; cpu measures the PyTorch references on scaled-down problems."),
-    ] = None,
-    only: Annotated[
-        str, typer.Option(metavar="ID,...", help="Rows, such as P2,T1, or families, such as K1; kernels with --tune.")
-    ] = "",
-    tune: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead, find the best tiles for this GPU and write them.")
-    ] = None,
-) -> None:
-    """Check the kernels against float64, then time them against PyTorch eager, chunked and compiled."""
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    command = " ".join(["vidapt", *sys.argv[1:]])
-    if tune is not None:
-        given = [name for name, value in (("--json", json), ("--chart", chart), ("--quick", quick or None)) if value]
-        if given:
-            raise UserError(f"--tune writes tiles and no results; drop {', '.join(given)}")
-        from vidapt.jobs.bench import tune_kernels
-
-        tune_kernels(out=tune, device=device, only=names, command=command)
-        return
-    from vidapt.jobs.bench import bench_kernels as run
-
-    run(device=device, quick=quick, only=names, json=json, chart=chart, command=command)
-
-
-@bench.command("pipeline")
-def bench_pipeline(
-    stage: Annotated[
-        str, typer.Option(metavar="STAGE", help="What to measure: metrics (scoring frames) or cache (reading them).")
-    ],
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number here too.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
-) -> None:
-    """Check one stage of the work around the network, time it on one thread and say which targets are met."""
-    from vidapt.jobs.bench_pipeline import bench_pipeline as run
-
-    run(stage, quick=quick, json=json, command=" ".join(["vidapt", *sys.argv[1:]]))
 
 
 @app.command()
