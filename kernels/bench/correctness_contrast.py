@@ -40,6 +40,11 @@ def inside(rows: Tensor) -> Tensor:
     return wide[..., 2:-2, 3::2].copy_(rows)
 
 
+def plain(rows: Tensor) -> Tensor:
+    """Return the rows as they are."""
+    return rows
+
+
 def turned(rows: Tensor) -> Tensor:
     """Return the rows as columns of memory."""
     return rows.mT.contiguous().mT
@@ -158,7 +163,7 @@ def half_cases(device: torch.device, quick: bool) -> Iterator[Case]:
     Losses are summed: the gradients of a mean are too small for fp16.
     """
     axes = (50, 60, 32) if quick else (1200, 1300, 128)
-    for dtype, normalize, view in product((FP16, BF16), (False, True), (torch.Tensor.contiguous, turned)):
+    for dtype, normalize, view in product((FP16, BF16), (False, True), (plain, turned)):
         asked = Asked(normalize, None, NAMES[dtype])
         options: dict[str, Any] = {"reduction": "sum", "temperature": 0.1 if normalize else 1.0}
         for problem in (axes, (axes[0], axes[2])):
@@ -167,7 +172,7 @@ def half_cases(device: torch.device, quick: bool) -> Iterator[Case]:
             yield case(text, partial(supervised, device, problem, asked, change=change, **options))
         text = named(NAMES[dtype], "positives", size(1, *axes), view.__name__, normalize=normalize)
         yield case(text, partial(paired, device, (1, *axes), asked, change=change, as_features=True, **options))
-    change = partial(converted, FP16, torch.float32, torch.Tensor.contiguous)
+    change = partial(converted, FP16, torch.float32, plain)
     text = named("fp16 queries, float32 keys", size(*axes))
     yield case(text, partial(supervised, device, axes, Asked(), change=change, reduction="sum"))
 

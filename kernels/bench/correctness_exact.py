@@ -83,8 +83,12 @@ def pasted(
     generator = torch.Generator(device).manual_seed(3)
     chosen = [torch.rand(len(base[0]), count, generator=generator, device=device) < 0.5 for count in (IDS, CLASSES)]
     result = paste_instances(
-        *base[:3],
-        *donor[:3],
+        base[0],
+        base[1],
+        base[2],
+        donor[0],
+        donor[1],
+        donor[2],
         chosen[0] if taken != "classes" else None,
         selected_class=chosen[1] if taken != "ids" else None,
         id_offset=offset,
@@ -128,7 +132,7 @@ def _stats(
 
 def anchor_cases(device: torch.device, quick: bool) -> Iterator[Case]:
     """Yield batches of every label type, with and without a prediction, from one pixel to more than are ranked."""
-    options: dict[str, int] = {"per_class": 50, "total": 1024, "min_pixels": 100}
+    options: dict[str, Any] = {"per_class": 50, "total": 1024, "min_pixels": 100}
     full = 3000 if quick else 65536
     for dtype, hard in product((torch.uint8, torch.int16, torch.int64), (None, 0.3, 1.0)):
         yield _anchors(device, (2, full), dtype, hard, **options)

@@ -157,7 +157,7 @@ def paired(
     gate = torch.rand(pairs, queries, generator=generator, device=device) < COUNTED
     place = torch.randint(-1, keys, (pairs, queries), generator=generator, device=device)
     labels = {"query_label": given.query_label, "key_label": given.key_label}
-    options = {"temperature": TEMPERATURE, "gate": gate} | labels | options
+    options = dict[str, Any](temperature=TEMPERATURE, gate=gate, **labels) | options
 
     def loss(query: Tensor, key: Tensor, positive: Tensor | None = None, **how: Any) -> Tensor:
         return paired_contrast(query, key, place if positive is None else positive, **options, **how)

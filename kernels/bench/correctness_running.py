@@ -14,7 +14,7 @@ from vidapt.kernels.bench.correctness_exact import CLASSES, IDS, clip
 from vidapt.kernels.bench.correctness_problems import Asked, Problem, differentiated, paired, supervised
 from vidapt.kernels.bench.gates import Answer, Gate, exact_gate, floating_gate
 from vidapt.kernels.bench.measure import extra_bytes, host_synchronisations
-from vidapt.kernels.contrast import reference_anchors
+from vidapt.kernels.contrast import reference_anchors, sample_anchors
 from vidapt.kernels.paste import instance_stats, paste_instances
 
 WARM_UPS = 3
@@ -124,7 +124,8 @@ def wait_cases(device: torch.device, quick: bool) -> Iterator[Case]:
     """Yield operations during which the host must not wait, after one during which it does."""
     waiting = partial(host_synchronisations, torch.ones(1, device=device).item)
     yield Case("a wait is noticed", lambda: Gate("a wait is noticed", "waits missed", 1.0 - (waiting() > 0), 0.0))
-    for text, build in steps(device, quick).items():
+    drawing = {"anchors and their noise": partial(_drawing_step, device, quick)}
+    for text, build in (steps(device, quick) | drawing).items():
         yield Case(text, partial(_no_waits, text, build, device))
 
 
@@ -180,8 +181,9 @@ def _paste_step(device: torch.device, quick: bool) -> Step:
     selected = (torch.arange(IDS, device=device) % 2 == 1).repeat(2, 1)
 
     def run() -> Answer:
-        image, semantic, ids, _ = paste_instances(*inputs, selected)
-        return {"image": image, "semantic": semantic, "ids": ids}
+        image, semantic, ids, *donor = inputs
+        pasted = paste_instances(image, semantic, ids, donor[0], donor[1], donor[2], selected)
+        return {"image": pasted.image, "semantic": pasted.semantic, "ids": pasted.ids}
 
     return Step(run, inputs)
 
@@ -204,6 +206,16 @@ def _anchors_step(device: torch.device, quick: bool) -> Step:
         return {"indices": indices, "valid": valid}
 
     return Step(run, [labels, noise])
+
+
+def _drawing_step(device: torch.device, quick: bool) -> Step:
+    labels = _anchors_step(device, quick).inputs[0]
+
+    def run() -> Answer:
+        indices, valid = sample_anchors(labels, per_class=50, total=1024, min_pixels=10)
+        return {"indices": indices, "valid": valid}
+
+    return Step(run, [labels])
 
 
 def _shape(quick: bool) -> tuple[int, int]:
