@@ -52,6 +52,11 @@ class PseudoLabelConfig(Section):
         description="Trust in a pixel: share of confident pixels in the batch (DACS), in its clip, among those of its "
         "class in its clip (MC-PanDA's mask weight), or 1 where it is confident itself.",
     )
+    neighbours: bool = Field(
+        False,
+        description="true: average the teacher's probabilities with those of the neighbouring frames, along "
+        "DIS optical flow.",
+    )
     mirrored: bool = Field(
         False, description="true: average the teacher's probabilities with those of the mirror image."
     )

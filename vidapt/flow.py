@@ -123,3 +123,26 @@ def checked_dis_flow(
     """
     flow = dis_flow(frame, other, preset)
     return flow, forward_backward_valid(flow, dis_flow(other, frame, preset))
+
+
+def sampling_grid(
+    flow: NDArray[np.float32], valid: NDArray[np.bool_], size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Where the cells of a coarser grid over a frame find themselves in the other frame.
+
+    Args:
+        flow: float32 (H,W,2) pixels, x first.
+        valid: bool (H,W), where the flow can be trusted.
+        size: Rows h and columns w of the grid, which covers the same frame.
+
+    Returns:
+        float32 (h,w,2), x and y of the middle of each cell in the other frame, -1..1 from border to border as
+        ``torch.nn.functional.grid_sample`` takes them (``align_corners=False``); and bool (h,w), whether more than half
+        of the cell's pixels are valid.
+    """
+    (height, width), (rows, columns) = flow.shape[:2], size
+    steps = cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns, 2)
+    share = cv2.resize(valid.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns)
+    x = (np.arange(columns, dtype=np.float32) + 0.5) / columns + steps[..., 0] / width
+    y = ((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, None] + steps[..., 1] / height
+    return np.stack([2 * x - 1, 2 * y - 1], axis=-1), share > 0.5

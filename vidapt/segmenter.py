@@ -156,7 +156,7 @@ class Stream:
     def __init__(self, segmenter: Segmenter, stride: int = 1) -> None:
         self._segmenter = segmenter
         self._stride = stride
-        self._stabiliser = Stabiliser(segmenter.inference.smoothing)
+        self._stabiliser = Stabiliser(segmenter.inference.smoothing, warp=segmenter.inference.warp)
         self._tracker = new_tracker(segmenter.tracking, len(segmenter.space), segmenter.embedding_threshold)
         self._last: int | None = None
         self._size: tuple[int, int] | None = None

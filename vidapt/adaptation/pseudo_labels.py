@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidapt.adaptation.confidence import confident_pixels, trust
+from vidapt.adaptation.ensembling import mean_over_neighbours
 from vidapt.clip import ClipBatch, Instances
 from vidapt.config_method import MethodConfig, PseudoInstanceConfig
 from vidapt.labels import LabelSpace
@@ -89,6 +90,9 @@ def pseudo_labels(
     probabilities = teacher.probabilities(output)
     if config.pseudo_labels.mirrored:
         probabilities = (probabilities + mirrored_probabilities(teacher, frames)) / 2
+    if config.pseudo_labels.neighbours:
+        clips = probabilities.unflatten(0, shape[:2])
+        probabilities = mean_over_neighbours(clips, target.frames).flatten(0, 1)
     probabilities = teacher.upsample(probabilities, (shape[-2], shape[-1]))
     top, rank = rank_classes(probabilities)
     best = (probabilities.shape[1] - rank.clamp_min(1)).to(torch.uint8)
