@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 ROOM_OF = {
     **dict.fromkeys(("recipe", "suite", "config_data", "config_method", "config_model", "config_suite"), "config"),
-    **dict.fromkeys(("cli_compare", "cli_data", "cli_text", "__main__"), "cli"),
+    **dict.fromkeys(("cli_bench", "cli_compare", "cli_data", "cli_text", "__main__"), "cli"),
     "hue": "transforms",
 }
 PUBLIC_SHORTCUTS = {("vidapt.clip", "vidapt.io.overlay"), ("vidapt.labels", "vidapt.mapping"), ("vidapt", "*")}

@@ -1,7 +1,8 @@
 """Files of `vidapt bench gpu`: one small JSON for each item that was measured, so that a later call continues.
 
 ``OUT/results/SECTION/ITEM.json`` holds ``section``, ``item``, ``status`` ("running", "ok" or "failed"), ``environment``
-(device, versions, commit, command and time of the call), ``seconds`` and either ``data`` or ``reason``.
+(device, versions, commit, command and time of the call), ``written`` (when), ``seconds`` and either ``data`` or
+``reason``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +47,21 @@ class Plan:
 
 
 def read_items(out: Path) -> dict[str, Items]:
-    """All files by section and item.
+    """All files by section and item, in the order in which they were written.
 
     Raises:
         InputError: If one is damaged.
     """
-    found: dict[str, Items] = {}
-    for path in sorted((out / "results").glob("*/*.json")):
+    items: list[dict[str, Any]] = []
+    for path in (out / "results").glob("*/*.json"):
         try:
             item = json.loads(path.read_text("utf-8"))
-            found.setdefault(item["section"], {})[item["item"]] = item
+            items.append({name: item[name] for name in ("section", "item", "status", "written")} | item)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}); delete it to measure it again") from error
+    found: dict[str, Items] = {}
+    for item in sorted(items, key=lambda item: str(item["written"])):
+        found.setdefault(item["section"], {})[item["item"]] = item
     return found
 
 
@@ -69,6 +74,7 @@ def section_data(plan: Plan, section: str) -> dict[str, Any]:
 def write_item(plan: Plan, section: str, item: str, result: Mapping[str, Any]) -> None:
     """Write the file of an item."""
     head = {"section": section, "item": item, "environment": dict(plan.environment)}
+    head["written"] = datetime.now(UTC).isoformat(timespec="microseconds")
     write_json(_path(plan, section, item), {**head, **result})
 
 

@@ -150,7 +150,7 @@ def _correctness(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in checks:
         worst = one["worst"][0] if one["worst"] else None
         error = "-" if worst is None else f"{_text(worst['error'])} of {_text(worst['allowed'])} ({worst['case']})"
-        result = "passed" if one["passed"] else f"skipped: {one['skipped']}" if one["skipped"] else "**FAILED**"
+        result = f"skipped: {one['skipped']}" if one["skipped"] else "passed" if one["passed"] else "**FAILED**"
         rows.append((one["name"], one["cases"], error, result))
     yield from _table("Correctness", ("check", "cases", "worst error", "result"), rows)
 

@@ -18,7 +18,7 @@ from vidapt.jobs.bench_gpu_files import Plan, section_data
 from vidapt.jobs.bench_inference import inference_cases, measure_inference
 from vidapt.jobs.bench_training import measure_training, training_cases
 from vidapt.jobs.compare import compare
-from vidapt.jobs.compare_plan import Choice
+from vidapt.jobs.files import write_text
 from vidapt.kernels.bench.correctness import check, checks
 from vidapt.kernels.bench.rows import Row
 from vidapt.kernels.bench.run import Settings, run_row, settings_for
@@ -29,15 +29,18 @@ from vidapt.kernels.bench.tuning import Place, Tile, Tunable, overridden, trial_
 SUITE = "street_world_gpu"
 SAVING = 45.0
 """Seconds before the end at which a comparison is told to save and stop."""
-MINIATURE = (
-    "training.steps=2",
-    "training.batch=1",
-    "source.videos=2",
-    "target.videos=2",
-    "validation.videos=1",
-    "evaluation.videos=1",
-    "upper_bound.videos=2",
-)
+MINIATURE = """# What vidapt bench gpu --device cpu compares.
+extends: [suites/street_world]
+title: the miniature of vidapt bench gpu
+start: {settings: {training: {steps: 2}}}
+settings: {training: {steps: 2}, validation: {videos: 1}}
+comparisons:
+  - benchmark: benchmarks/street_world_fog
+    recipes: [source_only, vidapt]
+    settings: {source: {videos: 2}, target: {videos: 2}, evaluation: {videos: 1}, upper_bound: {videos: 2}}
+sweeps: null
+quick: null
+"""
 
 
 @dataclass(frozen=True)
@@ -142,12 +145,11 @@ def _compare(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
     folder = plan.out / "compare"
     try:
         if plan.quick:
-            choice = Choice(
-                recipes=("source_only",), comparisons=("street_world_fog",), seeds=(0,), overrides=MINIATURE
-            )
-            compare("street_world", out=folder, choice=choice, quick=True, device="cpu")
+            suite = plan.out / "miniature.yaml"
+            write_text(suite, MINIATURE)
+            compare(str(suite), out=folder, device="cpu", command=f"vidapt compare {suite} --out {folder}")
         else:
-            compare(SUITE, out=folder, jobs=2, device="cuda")
+            compare(SUITE, out=folder, jobs=2, device="cuda", command=f"vidapt compare {SUITE} --out {folder}")
     finally:
         timer.cancel()
     return {"report": str((folder / "report.html").relative_to(plan.out))}
