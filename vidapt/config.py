@@ -107,7 +107,11 @@ class InferenceConfig(Section):
     smoothing: float = Field(
         0.5, ge=0, lt=1, description="Weight of the past in the probability average over time; 0 is off."
     )
-    warp: bool = Field(False, description="true: the past follows DIS optical flow; false: it stays at its pixel.")
+    warp: bool = Field(
+        False,
+        description="true: the past follows DIS optical flow, and the maps of a centre/offset head are smoothed too; "
+        "false: it stays at its pixel.",
+    )
     batch: Positive = Field(4, description="Frames per network call; changes speed only.")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 multiplies in half precision: faster on GPUs, and a few border pixels differ."

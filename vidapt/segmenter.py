@@ -247,17 +247,29 @@ class Stream:
         self._last = state["last"]
         self._size = None if state["size"] is None else tuple(state["size"])
 
+    def _calmed(
+        self, probabilities: Tensor, maps: Tensor | None, image: Image, gap: int
+    ) -> tuple[Tensor, Tensor | None, bool]:
+        """Probabilities (C,h,w) and maps (1,M,h,w) of the instance head after the past had its say, and scene cuts."""
+        if maps is None:
+            calm, cut = self._stabiliser.update(probabilities, image, frame_gap=gap)
+            return calm, None, cut
+        calm, cut = self._stabiliser.update(torch.cat([probabilities, maps[0]]), image, frame_gap=gap)
+        return calm[: len(probabilities)], calm[None, len(probabilities) :], cut
+
     def _step(self, image: Image, frame: FrameOutput, index: int, time: float) -> PanopticFrame:
         gap = self._stride if self._last is None else index - self._last
         self._last = index
         segmenter, network = self._segmenter, self._segmenter.network
-        probabilities, cut = self._stabiliser.update(frame.probabilities, image, frame_gap=gap)
+        options = segmenter.inference
+        with segmenter.running():
+            maps = network.instance_maps(frame.output) if options.warp else None
+        probabilities, maps, cut = self._calmed(frame.probabilities, maps, image, gap)
         if cut:
             self._tracker.scene_cut()
         full = network.upsample(probabilities[None], frame.output.size)
         with segmenter.running():
-            (instances,) = network.instances(frame.output, full)
-        options = segmenter.inference
+            (instances,) = network.instances(frame.output, full, maps=maps)
         fused = fuse(
             segmenter.to_space(full[0]),
             instances,

@@ -6,6 +6,7 @@ from functools import partialmethod
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -138,6 +139,48 @@ def test_segment_gives_what_a_stream_gives(
     assert [frame.time for frame in found] == [index / 25 for index in range(FRAMES)]
     plain = [PanopticFrame(f.index, float(f.index), f.semantic, f.ids, f.segments) for f in found]
     assert_same(plain, one_by_one)
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 3], [4], [0, 7]])
+def test_following_the_flow_does_not_depend_on_the_grouping(frames: list[np.ndarray], lengths: list[int]) -> None:
+    segmenter = tiny_segmenter(warp=True)
+    one_by_one, grouped = segmenter.stream(), segmenter.stream()
+    expected = [one_by_one.push(frame) for frame in frames]
+    found: list[PanopticFrame] = []
+    for length in [*lengths, FRAMES]:
+        found += grouped.push_clip(frames[len(found) : len(found) + length])
+    assert_same(found, expected)
+
+
+def test_following_the_flow_smooths_instance_maps_too(frames: list[np.ndarray]) -> None:
+    """The second frame is grouped by the mean of its own maps and those of the first, where nothing moves."""
+    segmenter = tiny_segmenter(warp=True, smoothing=0.25)
+    seen: list[torch.Tensor] = []
+    predict = segmenter.network.instance.predict
+
+    def watch(features: Any, semantic: torch.Tensor, *, maps: torch.Tensor) -> Any:
+        seen.append(maps)
+        return predict(features, semantic, maps=maps)
+
+    still = [frames[0], np.clip(frames[0].astype(int) + 1, 0, 255).astype(np.uint8)]
+    own = []
+    for frame in still:
+        (output,) = segmenter.network_outputs([frame])
+        own.append(segmenter.network.instance_maps(output.output))
+    with mock.patch.object(segmenter.network.instance, "predict", watch):
+        segmenter.stream().push_clip(still)
+    torch.testing.assert_close(seen[0], own[0])
+    torch.testing.assert_close(seen[1], 0.25 * own[0] + 0.75 * own[1], atol=2e-2, rtol=2e-3)
+
+
+def test_a_stream_that_follows_the_flow_continues_elsewhere(frames: list[np.ndarray]) -> None:
+    segmenter = tiny_segmenter(warp=True)
+    whole, first, second = segmenter.stream(), segmenter.stream(), segmenter.stream()
+    expected = [whole.push(frame) for frame in frames]
+    found = [first.push(frame) for frame in frames[:5]]
+    second.load_state_dict(first.state_dict())
+    found += [second.push(frame) for frame in frames[5:]]
+    assert_same(found, expected)
 
 
 def test_half_precision_sees_nearly_the_same(segmenter: Segmenter, frames: list[np.ndarray]) -> None:

@@ -206,15 +206,25 @@ class PanopticNetwork(nn.Module):
         """Interpolate stride-4 probabilities (N,C,h,w) to ``size``: that of the frames, or any other."""
         return enlarge(probabilities, size)
 
+    def instance_maps(self, output: NetworkOutput) -> Tensor | None:
+        """Maps (N,M,h,w) that instances are grouped by, on the grid of ``logits``; None if there are no such maps."""
+        if not isinstance(self.instance, CenterOffsetHead) or self.attention is not None:
+            return None
+        return self.instance.maps(output.features)
+
     @torch.no_grad()
-    def instances(self, output: NetworkOutput, probabilities: Tensor) -> list[Instances]:
+    def instances(self, output: NetworkOutput, probabilities: Tensor, *, maps: Tensor | None = None) -> list[Instances]:
         """Instances of every frame, with embeddings.
 
         Args:
             output: The pass over N frames.
             probabilities: float (N,C,H,W) at the size that the masks shall have.
+            maps: What ``instance_maps`` gave, calmed over time; None takes it as it is.
         """
-        found = self.instance.predict(output.features, probabilities)
+        if maps is not None and isinstance(self.instance, CenterOffsetHead):
+            found = self.instance.predict(output.features, probabilities, maps=maps)
+        else:
+            found = self.instance.predict(output.features, probabilities)
         return self._with_embeddings(found, self.project(output))
 
     @torch.no_grad()

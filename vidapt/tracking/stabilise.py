@@ -80,7 +80,7 @@ def fetch_along(maps: Tensor, picture: NDArray[np.uint8], other: NDArray[np.uint
 
 
 class Stabiliser:
-    """Smooths the class probabilities of a video; the state is one half-precision map, one histogram and one picture.
+    """Smooths the maps of a video; the state is one half-precision map, one histogram and one small picture.
 
     Args:
         alpha: Weight of the past in 0..1 (1 excluded); 0 switches smoothing off, scene cuts are found all the same.
@@ -109,15 +109,15 @@ class Stabiliser:
         self._histogram = None
 
     def update(self, probabilities: Tensor, frame: NDArray[np.uint8], *, frame_gap: int = 1) -> tuple[Tensor, bool]:
-        """Smooth the probabilities of the next frame.
+        """Smooth the maps of the next frame.
 
         Args:
-            probabilities: Floating (C,h,w).
+            probabilities: Floating (C,h,w): class probabilities, and whatever else shall be smoothed with them.
             frame: uint8 (H,W,3) RGB, the frame itself.
             frame_gap: Frames since the previous update; the past loses weight over a hole.
 
         Returns:
-            The smoothed probabilities (C,h,w) and whether a new scene starts with this frame.
+            The smoothed maps (C,h,w) and whether a new scene starts with this frame.
         """
         histogram = colour_histogram(frame)
         cut = self._histogram is not None and histogram_distance(self._histogram, histogram) > self.cut_distance

@@ -96,17 +96,23 @@ class CenterOffsetHead(nn.Module):
         }
 
     @torch.no_grad()
-    def predict(self, features: Sequence[Tensor], semantic: Tensor) -> list[Instances]:
+    def maps(self, features: Sequence[Tensor]) -> Tensor:
+        """What ``predict`` groups by, float32 (N,3,h,w): heat, and offsets in rows and columns; see ``forward``."""
+        return torch.cat(self(features), dim=1)
+
+    @torch.no_grad()
+    def predict(self, features: Sequence[Tensor], semantic: Tensor, *, maps: Tensor | None = None) -> list[Instances]:
         """Group thing pixels into instances, one result per frame.
 
         Args:
             features: Maps of N frames.
             semantic: float (N,C,H,W) class probabilities; masks have its size, which need not be the input's.
+            maps: Instead of ``self.maps(features)``: the same, calmed over time.
 
         Returns:
             N ``Instances`` without embeddings, sorted by score (the heat at the centre); masks do not overlap.
         """
-        heat, offset = self(features)
+        heat, offset = (self.maps(features) if maps is None else maps).float().split((1, 2), dim=1)
         size = (semantic.shape[-2], semantic.shape[-1])
         scale = torch.tensor([cell_scale(*lengths) for lengths in zip(heat.shape[-2:], size, strict=True)])
         scale = scale.to(heat.device, non_blocking=True)
