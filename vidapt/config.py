@@ -114,7 +114,8 @@ class InferenceConfig(Section):
     )
     batch: Positive = Field(4, description="Frames per network call; changes speed only.")
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16 multiplies in half precision: faster on GPUs, and a few border pixels differ."
+        "fp32",
+        description="bf16 multiplies in half precision: meant for GPUs; labels may change where classes are close.",
     )
     compile: bool = Field(
         False, description="Run the network through torch.compile: a minute or more at the start of each frame size."

@@ -16,6 +16,7 @@ are missing. The environment names device, versions, commit, command and time. A
 What is unknown is null: floors of other GPUs than those of `floors.CEILINGS`, launches on the CPU.
 """
 
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ import torch
 from vidapt.kernels.bench.gates import Gate
 
 SCHEMA = 1
+COMMIT = "VIDAPT_COMMIT"
+"""Environment variable that names the commit where the package does not lie in a checkout."""
 Status = Literal["ok", "failed", "error", "skipped"]
 
 
@@ -119,12 +122,23 @@ def environment(device: torch.device, command: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": package_version("triton"),
         "cuda": (torch.version.cuda or torch.version.hip) if gpu else None,
+        "driver": driver() if gpu else None,
         "python": platform.python_version(),
         "vidapt": package_version("vidapt"),
-        "commit": commit(Path(__file__).parent),
+        "commit": commit(Path(__file__).parent) or os.environ.get(COMMIT),
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def driver() -> str | None:
+    """Return the version of the NVIDIA driver, or None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.strip().partition("\n")[0] or None
 
 
 def package_version(name: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vidapt.errors import ConfigError, UserError, VidaptError
-from vidapt.jobs.bench_gpu_files import Plan, ended, forget, read_items, write_item
+from vidapt.jobs.bench_gpu_files import Plan, ended, forget, is_right, read_items, write_item
 from vidapt.jobs.bench_gpu_report import write_gpu_report, wrong_results
 from vidapt.jobs.bench_gpu_sections import SECTIONS
 from vidapt.jobs.processes import Task, run_tasks
@@ -22,8 +22,8 @@ from vidapt.kernels.bench.run import first_line
 
 MARGIN = 5.0
 """Seconds before the end at which a process stops itself, so that the report is written inside the minutes."""
-OUT_OF_TIME = 75
-"""Exit code of a process that the clock ended."""
+OUT_OF_TIME, TOO_LONG, BROKEN_DEVICE = 75, 76, 77
+"""Exit codes of a process: the minutes are over, an item took longer than it may, the GPU answers no more."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def bench_gpu(
 ) -> Path:
     """Measure section after section, each item into a file of its own, and write ``report.md``; run again to continue.
 
-    Every section runs in a process of its own, which starts anew where an item ends it: a broken kernel costs its own
-    figure and no other. An item that the clock ends is measured the next time; one that failed, too.
+    Every section runs in a process of its own, which starts anew where an item ends it or takes too long: a broken
+    kernel costs its own figure and no other. The next call measures what the clock ended, what failed and what was
+    wrong; figures that stand are kept, whatever commit they are of.
 
     Args:
         out: Folder of the results.
@@ -72,7 +73,7 @@ def bench_gpu(
         VidaptError: If a kernel computes something wrong; everything else is measured and written before.
         Interrupted: After Ctrl-C or SIGTERM; what was measured is kept.
     """
-    deadline = time.monotonic() + 60 * minutes - MARGIN
+    begin = time.monotonic()
     if minutes <= 0:
         raise UserError(f"--minutes {minutes:g}: give a positive number")
     if unknown := [name for name in only if name not in SECTIONS]:
@@ -81,13 +82,16 @@ def bench_gpu(
     found = environment(torch.device(plan.device), command)
     _claim(out, str(found["device"]))
     plan = Plan(out, plan.device, found)
+    deadline = begin + 60 * minutes - MARGIN
     try:
         for name in only or SECTIONS:
-            if not _run_section(plan, name, deadline):
+            share = SECTIONS[name].share * (deadline - time.monotonic())
+            _run_section(plan, name, time.monotonic() + share)
+            if time.monotonic() >= deadline - 1:
                 print(f"{minutes:g} minutes are over; the same command continues", flush=True)
                 break
     finally:
-        report = write_gpu_report(plan)
+        report = write_gpu_report(plan, {name: section.items(plan) for name, section in SECTIONS.items()})
     print(f"report: {report}")
     if wrong := wrong_results(out):
         raise VidaptError(f"wrong results: {', '.join(wrong)}; {report} says by how much")
@@ -133,18 +137,17 @@ class _Watch:
         """Some time has passed."""
 
 
-def _run_section(plan: Plan, name: str, deadline: float) -> bool:
-    """Measure what a section still lacks; False if time is over before it is done."""
+def _run_section(plan: Plan, name: str, deadline: float) -> None:
+    """Measure what a section still lacks, until ``deadline``; what was never measured comes first."""
     section, attempted = SECTIONS[name], set[str]()
     print(f"{name}: {section.title}", flush=True)
-    while True:
-        done = {key for key, item in read_items(plan.out).get(name, {}).items() if item["status"] == "ok"}
-        items = [item for item in section.items(plan) if item not in done | attempted]
+    while time.monotonic() < deadline - 1:
+        found = read_items(plan.out).get(name, {})
+        stands = {key for key, item in found.items() if is_right(item)}
+        items = [item for item in section.items(plan) if item not in stands | attempted]
         if not items:
-            return True
-        if time.monotonic() >= deadline:
-            return False
-        share = Share(plan, name, tuple(items), deadline)
+            return
+        share = Share(plan, name, tuple(sorted(items, key=lambda item: item in found)), deadline)
         lost = run_tasks(
             [Task(name, share, plan.out / "logs" / f"{name}.log")],
             perform,
@@ -152,39 +155,58 @@ def _run_section(plan: Plan, name: str, deadline: float) -> bool:
             watch=_Watch(),
             preload=("vidapt.jobs.bench_gpu_sections",),
         )
-        over = time.monotonic() >= deadline - 1
-        attempted |= _settle(plan, name, items, "" if over else lost.get(name, ""), over=over)
+        attempted |= _settle(plan, name, items, lost.get(name, ""), over=time.monotonic() >= deadline - 1)
 
 
 def _settle(plan: Plan, name: str, items: Sequence[str], reason: str, *, over: bool) -> set[str]:
     """Which items were attempted; one that its process ended with is failed, or forgotten if the clock ended it."""
+    if f"exit code {TOO_LONG}" in reason:
+        reason = f"took longer than {SECTIONS[name].limit:g} s"
     found = read_items(plan.out).get(name, {})
-    for item in items:
-        if found.get(item, {}).get("status") != "running":
-            continue
-        if over:
+    running = [
+        item
+        for item in items
+        if item in found and found[item]["status"] == "running" and found[item]["environment"] == plan.environment
+    ]
+    if over:
+        for item in running:
             forget(plan, name, item)
-        else:
-            write_item(plan, name, item, {"status": "failed", "reason": reason or "its process ended"})
+        return set(items)
     attempted = {item for item in items if ended(plan, name, item)}
     # A process that dies before its first item would be started for ever.
-    return attempted or (set() if over else set(items))
+    for item in running or (() if attempted else items):
+        write_item(plan, name, item, {"status": "failed", "reason": reason or "its process ended"})
+        attempted.add(item)
+    return attempted
 
 
 def perform(share: Share) -> None:
     """Body of a process: measure items until all are done or time is over."""
-    timer = threading.Timer(max(0.0, share.deadline - time.monotonic()), os._exit, [OUT_OF_TIME])
-    timer.daemon = True
-    timer.start()
     section = SECTIONS[share.section]
     for item in share.items:
         begin = time.monotonic()
+        timer = _alarm(min(section.limit, share.deadline - begin), share.deadline)
         write_item(share.plan, share.section, item, {"status": "running"})
         result = _attempt(section.measure, share, item)
+        healthy = _is_healthy(share.plan)
         seconds = round(time.monotonic() - begin, 1)
         write_item(share.plan, share.section, item, {**result, "seconds": seconds})
         print(f"{item}: {result['status']}, {seconds} s", flush=True)
-    timer.cancel()
+        timer.cancel()
+        if not healthy:
+            os._exit(BROKEN_DEVICE)
+
+
+def _alarm(seconds: float, deadline: float) -> threading.Timer:
+    """End this process after some seconds, whatever it is waiting for."""
+
+    def leave() -> None:
+        os._exit(OUT_OF_TIME if time.monotonic() >= deadline - 1 else TOO_LONG)
+
+    timer = threading.Timer(max(0.0, seconds), leave)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _attempt(measure: Callable[[Plan, str, float], dict[str, Any]], share: Share, item: str) -> Mapping[str, Any]:
@@ -192,6 +214,15 @@ def _attempt(measure: Callable[[Plan, str, float], dict[str, Any]], share: Share
         return {"status": "ok", "data": measure(share.plan, item, share.deadline)}
     except Exception as error:  # kernels, compilers and drivers raise anything
         return {"status": "failed", "reason": first_line(error)}
-    finally:
-        if share.plan.device == "cuda":
-            torch.cuda.empty_cache()
+
+
+def _is_healthy(plan: Plan) -> bool:
+    """Whether the GPU still answers; after an illegal access nothing in this process would."""
+    if plan.device == "cpu":
+        return True
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except Exception:  # whatever it is, only another process can go on
+        return False
+    return True

@@ -65,6 +65,12 @@ def read_items(out: Path) -> dict[str, Items]:
     return found
 
 
+def is_right(item: Mapping[str, Any]) -> bool:
+    """Whether an item was measured and nothing of it is wrong; if not, it is measured again."""
+    data = item.get("data", {})
+    return bool(item["status"] == "ok" and data.get("passed", True) and data.get("status", "ok") == "ok")
+
+
 def section_data(plan: Plan, section: str) -> dict[str, Any]:
     """What was measured in a section, by item; without those that failed."""
     items = read_items(plan.out).get(section, {})

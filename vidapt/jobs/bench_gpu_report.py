@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidapt.jobs.bench_gpu_files import Items, Plan, read_items
+from vidapt.jobs.bench_gpu_files import Items, Plan, is_right, read_items
 from vidapt.jobs.bench_stage import Target
 from vidapt.jobs.files import write_json, write_text
 from vidapt.kernels.bench.report import SCHEMA
@@ -18,32 +18,43 @@ STEPS_PER_SECOND, KERNEL_SHARE, FRAMES_PER_SECOND, WALL_OVER_NETWORK = 7.0, 8.0,
 MINIATURE = "In miniature on a CPU: that it runs is all that this shows; no figure here says anything about a GPU."
 
 
-def write_gpu_report(plan: Plan) -> Path:
+def write_gpu_report(plan: Plan, expected: Mapping[str, Sequence[str]]) -> Path:
     """Write ``report.md``, ``targets.json`` and, as `vidapt bench kernels`, ``kernels.json``; returns the first."""
     found = read_items(plan.out)
     path = plan.out / "report.md"
-    if rows := _data(found, "kernels"):
-        head = {"schema": SCHEMA, "finished": False, "quick": plan.quick, "environment": dict(plan.environment)}
-        write_json(plan.out / "kernels.json", {**head, "rows": rows})
+    for section in ("kernels", "tuned"):
+        if items := [item for item in found.get(section, {}).values() if item["status"] == "ok"]:
+            finished = {item["item"] for item in items} >= set(expected.get(section, ()))
+            head = {
+                "schema": SCHEMA,
+                "finished": finished,
+                "quick": plan.quick,
+                "environment": items[-1]["environment"],
+            }
+            write_json(plan.out / f"{section}.json", {**head, "rows": [item["data"] for item in items]})
     judged = [] if plan.quick else judge(found)
     write_json(plan.out / "targets.json", judged)
-    write_text(path, "\n".join(_lines(plan, found, judged)) + "\n")
+    write_text(path, "\n".join([*_lines(plan, found, judged), *_missing(found, expected)]) + "\n")
     return path
 
 
 def wrong_results(out: Path) -> list[str]:
-    """What was measured and is wrong: checks that did not pass and rows whose gate was red."""
-    found = read_items(out)
-    checks = [data["name"] for data in _data(found, "correctness") if not (data["passed"] or data["skipped"])]
-    return checks + [row["label"] for row in _data(found, "kernels") if row["status"] != "ok"]
+    """Checks that did not pass and rows whose gate was red, also where the GPU or the process gave up on them."""
+    return [
+        f"{section} {name}"
+        for section, items in read_items(out).items()
+        if section in ("correctness", "kernels", "tuned")
+        for name, item in items.items()
+        if item["status"] != "running" and not is_right(item)
+    ]
 
 
 def judge(found: Mapping[str, Items]) -> list[dict[str, Any]]:
     """Every target: ``section``, ``text``, ``value`` (None if not measured), ``limit``, ``at_least``, ``met``."""
-    rows = {row["id"]: row for section in ("kernels", "tuned") for row in _data(found, section)}
     judged = [
-        {**_target_data("kernels", f"{target.row} {target.text}", target.value, target.limit, target.at_least)}
-        for row in rows.values()
+        _target_data(section, f"{target.row} {target.text}", target.value, target.limit, target.at_least)
+        for section in ("kernels", "tuned")
+        for row in _data(found, section)
         for target in kernel_targets(row)
     ]
     return (
@@ -65,18 +76,17 @@ def _training_targets(training: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _inference_targets(inference: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The best of all ways to run the network that has a target, compiled or not."""
-    runs = [
-        run
+    runs = {
+        f"{name}, {batch} frames a call": run
         for name in (SEGMENTED, f"{SEGMENTED}-compiled")
-        for run in inference.get(name, {}).get("batches", {}).values()
-    ]
-    best = max(runs, key=lambda run: run["frames_per_second"], default=None)
-    rate = best and best["frames_per_second"]
-    ratio = best and best["wall_ms"] / best["network_ms"]
-    yield _target_data("inference", f"{SEGMENTED}, frames per second", rate, FRAMES_PER_SECOND, at_least=True)
-    yield _target_data(
-        "inference", f"{SEGMENTED}, wall time over the network's", ratio, WALL_OVER_NETWORK, at_least=False
-    )
+        for batch, run in inference.get(name, {}).get("batches", {}).items()
+    }
+    name = max(runs, key=lambda name: runs[name]["frames_per_second"], default=SEGMENTED)
+    rate = ratio = None
+    if name in runs:
+        rate, ratio = runs[name]["frames_per_second"], runs[name]["wall_ms"] / runs[name]["network_ms"]
+    yield _target_data("inference", f"{name}: frames per second", rate, FRAMES_PER_SECOND, at_least=True)
+    yield _target_data("inference", f"{name}: wall time over the network's", ratio, WALL_OVER_NETWORK, at_least=False)
 
 
 def _target_data(section: str, text: str, value: float | None, limit: float, at_least: bool) -> dict[str, Any]:
@@ -107,7 +117,6 @@ def _lines(plan: Plan, found: Mapping[str, Items], judged: Sequence[Mapping[str,
     yield from _inference(_named(found, "inference"))
     for name, data in _named(found, "compare").items():
         yield from ("## Methods", "", f"{name}: [{data['report']}]({data['report']})", "")
-    yield from _missing(found)
 
 
 def _environment(item: Mapping[str, Any]) -> str:
@@ -213,11 +222,13 @@ def _inference(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("Segmentation", head, rows)
 
 
-def _missing(found: Mapping[str, Items]) -> Iterator[str]:
-    rows = [
-        (f"{section} {name}", item.get("reason", "not finished"))
-        for section, items in found.items()
-        for name, item in items.items()
-        if item["status"] != "ok"
-    ]
+def _missing(found: Mapping[str, Items], expected: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Items without a figure; those without a file were not begun, or the clock ended them."""
+    rows = []
+    for section in dict.fromkeys((*expected, *found)):
+        items = found.get(section, {})
+        for name in dict.fromkeys((*expected.get(section, ()), *items)):
+            if items.get(name, {}).get("status") != "ok":
+                reason = items.get(name, {}).get("reason")
+                rows.append((f"{section} {name}", reason or ("not finished" if name in items else "no time was left")))
     yield from _table("Not measured", ("item", "why"), rows)

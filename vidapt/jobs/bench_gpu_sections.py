@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +23,16 @@ from vidapt.kernels.bench.correctness import check, checks
 from vidapt.kernels.bench.rows import Row
 from vidapt.kernels.bench.run import Settings, run_row, settings_for
 from vidapt.kernels.bench.suite import all_rows, scaled_rows
-from vidapt.kernels.bench.targets import missed, tunables_of
+from vidapt.kernels.bench.targets import targets, tunables_of
 from vidapt.kernels.bench.tuning import Place, Tile, Tunable, overridden, trial_data, tune
 
 SUITE = "street_world_gpu"
 SAVING = 45.0
 """Seconds before the end at which a comparison is told to save and stop."""
+LEAST = 120.0
+"""Seconds below which a comparison is not begun."""
+SPEED = ("floor", "bandwidth", "CUDA graph")
+"""What targets are about that tiles can help with."""
 MINIATURE = """# What vidapt bench gpu --device cpu compares.
 extends: [suites/street_world]
 title: the miniature of vidapt bench gpu
@@ -51,11 +55,15 @@ class Section:
         title: What it is, one line.
         items: Names of what it measures, in order; may depend on what was measured before.
         measure: Measures one item, and returns plain data; the last argument is the ``time.monotonic()`` of the end.
+        limit: Seconds that one item may take.
+        share: Largest share of the minutes that are left when its turn comes.
     """
 
     title: str
     items: Callable[[Plan], list[str]]
     measure: Callable[[Plan, str, float], dict[str, Any]]
+    limit: float = 180.0
+    share: float = 1.0
 
 
 def _check(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
@@ -82,10 +90,13 @@ def _time_row(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
 
 
 def missed_rows(plan: Plan) -> list[str]:
-    """Rows of the kernel benchmark that miss a target, in its order."""
+    """Rows of the kernel benchmark that miss a target of speed, in its order."""
     found = section_data(plan, "kernels")
-    late = set(missed(list(found.values())))
-    return [name for name in kernel_rows(plan) if name in late]
+    return [name for name in kernel_rows(plan) if name in found and _is_slow(found[name])]
+
+
+def _is_slow(row: Mapping[str, Any]) -> bool:
+    return any(target.met is False and any(word in target.text for word in SPEED) for target in targets(row))
 
 
 def _entries(plan: Plan) -> dict[str, Tunable]:
@@ -113,9 +124,9 @@ def _search(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
 
 
 def _tuned_rows(plan: Plan) -> list[str]:
-    """Rows with a missed target, once all entries that they use were searched."""
-    searched = section_data(plan, "tiles")
-    return missed_rows(plan) if searched and _entries(plan).keys() <= searched.keys() else []
+    """Rows with a missed target for which some tile was searched."""
+    searched = section_data(plan, "tiles").keys()
+    return [row for row in missed_rows(plan) if any(".".join(one.place) in searched for one in tunables_of([row]))]
 
 
 def _time_tuned(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
@@ -138,7 +149,10 @@ def _compare(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
 
     Raises:
         Interrupted: If time was too short.
+        UserError: If it was too short to begin.
     """
+    if deadline - time.monotonic() < LEAST and not plan.quick:
+        raise UserError(f"less than {LEAST:g} s are left")
     timer = threading.Timer(max(0.0, deadline - SAVING - time.monotonic()), os.kill, [os.getpid(), signal.SIGTERM])
     timer.daemon = True
     timer.start()
@@ -158,10 +172,12 @@ def _compare(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
 SECTIONS = {
     "correctness": Section("kernels against float64", lambda _: checks(), _check),
     "kernels": Section("speed of the kernels", lambda plan: list(kernel_rows(plan)), _time_row),
-    "tiles": Section("tiles of the kernels that miss a target", lambda plan: list(_entries(plan)), _search),
-    "tuned": Section("these kernels with the tiles that were found", _tuned_rows, _time_tuned),
-    "training": Section("training steps", lambda plan: list(training_cases(quick=plan.quick)), _train),
-    "inference": Section("segmentation", lambda plan: list(inference_cases(quick=plan.quick)), _infer),
-    "compare": Section("methods on fog", lambda _: [SUITE], _compare),
+    "tiles": Section(
+        "tiles of the kernels that miss a target", lambda plan: list(_entries(plan)), _search, limit=300, share=0.3
+    ),
+    "tuned": Section("these kernels with the tiles that were found", _tuned_rows, _time_tuned, share=0.5),
+    "training": Section("training steps", lambda plan: list(training_cases(quick=plan.quick)), _train, limit=240),
+    "inference": Section("segmentation", lambda plan: list(inference_cases(quick=plan.quick)), _infer, limit=420),
+    "compare": Section("methods on fog", lambda _: [SUITE], _compare, limit=86400),
 }
 """By name, in the order in which they are measured."""

@@ -104,7 +104,9 @@ def measure_training(case: TrainingCase, *, device: torch.device, weights: Path,
     """
     effort = QUICK if quick else EFFORT
     recipe = training_recipe(case)
-    run = _Run(recipe, device, _start(case, device, weights, effort), effort.start + effort.windows * effort.steps)
+    run = _Run(
+        recipe, device, _start(case, device, weights, effort), effort.warm_up + effort.windows * effort.steps + 2
+    )
     run.steps(effort.warm_up)
     run.check()
     gpu = device.type == "cuda"
@@ -153,7 +155,7 @@ def training_recipe(case: TrainingCase) -> Recipe:
 class _Run:
     """A training run in memory whose parts have all begun; ``step`` is one update."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, start: Path | None, done: int) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, start: Path | None, remaining: int) -> None:
         self.accelerator = make_accelerator(recipe.training.precision, "cuda" if device.type == "cuda" else "cpu")
         source, target = open_data(recipe)
         self.network = build_network(recipe, fresh=True).to(device).train()
@@ -161,8 +163,8 @@ class _Run:
             load_weights(self.network, start)
         self.method = build_step(recipe, self.network, source, device)
         if recipe.method is not None:
-            # Of the steps, all are done but those to come: what begins later has begun.
-            self.method.load_state_dict(self.method.state_dict() | {"updates": recipe.training.steps - done})
+            # all steps are done but those to come, so that what begins later has begun
+            self.method.load_state_dict(self.method.state_dict() | {"updates": recipe.training.steps - remaining})
         self.update = Update(self.method, recipe.training, self.accelerator)
         domains = [(source, "source"), *([] if target is None else [(target, "target")])]
         streams = [islice(build_loader(data, recipe, name, self.accelerator)(0), BATCHES) for data, name in domains]

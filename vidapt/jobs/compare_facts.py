@@ -68,11 +68,12 @@ def _starts(results: Results) -> str:
     """What cells started from, and a warning where cells of one start had other weights."""
     weights: dict[str, set[str]] = {}
     for cell, data in results:
-        weights.setdefault(cell.start.key, set()).add(str(data.get("start_weights")))
+        weights.setdefault(data.get("start", cell.start.key), set()).add(str(data.get("start_weights")))
     steps = _distinct(f"{cell.start.recipe.training.steps} steps" for cell, _ in results)
     mixed = sorted(key for key, found in weights.items() if len(found) > 1)
     warning = f"; cells of {_some(mixed)} started from different weights, run them again" if mixed else ""
-    return f"source labels alone, {', '.join(steps)}, {len(weights)} in all{warning}"
+    starts = len({cell.start.key for cell, _ in results})
+    return f"source labels alone, {', '.join(steps)}, {starts} in all{warning}"
 
 
 def _versions(data: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import torch
+from safetensors.torch import load_file
 
 from vidapt.config import Recipe
 from vidapt.engine.checkpoint import latest_checkpoint
@@ -143,7 +144,12 @@ def _kept(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights_hash(start: Path) -> str:
-    return hashlib.sha256(chosen_path(start).read_bytes()).hexdigest()[:16]
+    """16 hexadecimal digits that change with the weights, whatever the file says beside them."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(load_file(chosen_path(start)).items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 def _machine(work: Work) -> dict[str, Any]:

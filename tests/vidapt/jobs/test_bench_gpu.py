@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,8 +50,8 @@ def run_here(tasks: Sequence[Task], function: Callable[[Any], None], **options: 
     return {}
 
 
-def run_items(plan: Plan, deadline: float = LATER) -> bool:
-    return job._run_section(plan, "letters", deadline)
+def run_items(plan: Plan, deadline: float = LATER) -> None:
+    job._run_section(plan, "letters", deadline)
 
 
 def statuses(plan: Plan) -> dict[str, str]:
@@ -61,7 +62,7 @@ def test_an_item_that_fails_is_noted_and_the_others_go_on(
     plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "run_tasks", run_here)
-    assert run_items(plan)
+    run_items(plan)
     assert measured == list("abcd")
     assert statuses(plan) == {"a": "ok", "b": "failed", "c": "ok", "d": "ok"}
     failed = read_items(plan.out)["letters"]["b"]
@@ -77,9 +78,9 @@ def test_a_later_call_measures_what_is_missing_or_failed(
     run_items(plan)
     measured.clear()
     again = Plan(plan.out, "cpu", HERE | {"time": "later"})
-    assert run_items(again)
+    run_items(again)
     assert measured == ["b"]
-    assert run_items(again)
+    run_items(again)
     assert measured == ["b", "b"]
 
 
@@ -97,7 +98,7 @@ def test_a_process_that_dies_costs_one_item(plan: Plan, measured: list[str], mon
         return {}
 
     monkeypatch.setattr(job, "run_tasks", die_at_b)
-    assert run_items(plan)
+    run_items(plan)
     assert started == [list("abcd"), list("cd")]
     assert statuses(plan) == {"a": "ok", "b": "failed", "c": "ok", "d": "ok"}
     assert read_items(plan.out)["letters"]["b"]["reason"] == "its process ended by signal 11"
@@ -113,8 +114,64 @@ def test_a_process_that_never_begins_is_not_started_for_ever(
         return {"letters": "its process ended with exit code 1"}
 
     monkeypatch.setattr(job, "run_tasks", never)
-    assert run_items(plan)
+    run_items(plan)
     assert len(calls) == 1
+    assert {item["reason"] for item in read_items(plan.out)["letters"].values()} == {
+        "its process ended with exit code 1"
+    }
+
+
+def test_what_is_wrong_is_measured_again_and_after_what_is_missing(
+    plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "run_tasks", run_here)
+    earlier = Plan(plan.out, "cpu", HERE | {"time": "before"})
+    write_item(earlier, "letters", "a", {"status": "ok", "data": {"passed": False}})
+    write_item(earlier, "letters", "c", {"status": "ok", "data": {"status": "failed"}})
+    write_item(earlier, "letters", "d", {"status": "ok", "data": {"passed": True, "status": "ok"}})
+    run_items(plan)
+    assert measured == ["b", "a", "c"]
+
+
+def test_a_file_that_an_earlier_call_left_open_takes_no_blame(
+    plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_item(Plan(plan.out, "cpu", HERE | {"time": "before"}), "letters", "d", {"status": "running"})
+
+    def die_at_b(tasks: Sequence[Task], function: Callable[[Any], None], **options: Any) -> dict[str, str]:
+        share: job.Share = tasks[0].argument
+        for item in share.items:
+            write_item(share.plan, share.section, item, {"status": "running"})
+            if item == "b":
+                return {share.section: "its process ended by signal 11"}
+            write_item(share.plan, share.section, item, {"status": "ok", "data": {}})
+        return {}
+
+    monkeypatch.setattr(job, "run_tasks", die_at_b)
+    run_items(plan)
+    assert statuses(plan) == {"a": "ok", "b": "failed", "c": "ok", "d": "ok"}
+
+
+def test_an_item_that_takes_too_long_says_so(plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "run_tasks", lambda tasks, function, **options: leave_running(tasks[0].argument))
+
+    def leave_running(share: job.Share) -> dict[str, str]:
+        write_item(share.plan, share.section, share.items[0], {"status": "running"})
+        return {share.section: f"its process ended with exit code {job.TOO_LONG}; a log has its output"}
+
+    run_items(plan)
+    assert {item["reason"] for item in read_items(plan.out)["letters"].values()} == {"took longer than 180 s"}
+
+
+def test_a_gpu_that_answers_no_more_ends_the_process_with_what_was_found(
+    plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(job, "_is_healthy", lambda plan: False)
+    monkeypatch.setattr(job.os, "_exit", codes.append)
+    job.perform(job.Share(plan, "letters", ("a",), time.monotonic() + 100))
+    assert codes == [job.BROKEN_DEVICE]
+    assert statuses(plan) == {"a": "ok"}
 
 
 def test_what_the_clock_ends_is_measured_the_next_time(
@@ -129,7 +186,7 @@ def test_what_the_clock_ends_is_measured_the_next_time(
         return {"letters": "its process ended with exit code 75"}
 
     monkeypatch.setattr(job, "run_tasks", too_slow)
-    assert not run_items(plan, deadline)
+    run_items(plan, deadline)
     assert statuses(plan) == {}
 
 
@@ -216,7 +273,7 @@ def test_a_damaged_file_is_named(plan: Plan, text: str) -> None:
 
 def test_tiles_are_searched_where_a_row_misses_a_target(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Plan(plan.out, "cuda", HERE)
-    monkeypatch.setattr(sections, "missed", lambda rows: [row["id"] for row in rows if row["late"]])
+    monkeypatch.setattr(sections, "_is_slow", lambda row: row["late"])
     for name, late in (("P2", True), ("P1", False)):
         write_item(gpu, "kernels", name, {"status": "ok", "data": {"id": name, "late": late}})
     assert sections.missed_rows(gpu) == ["P2"]
@@ -225,10 +282,20 @@ def test_tiles_are_searched_where_a_row_misses_a_target(plan: Plan, monkeypatch:
     assert all(len(name.split(".")) == 3 for name in entries)
     assert SECTIONS["tiles"].items(plan) == []
     assert SECTIONS["tuned"].items(gpu) == []
-    for name in entries:
+    write_item(gpu, "tiles", entries[0], {"status": "failed", "reason": "no tile works"})
+    assert SECTIONS["tuned"].items(gpu) == []
+    for name in entries[1:]:
         write_item(gpu, "tiles", name, {"status": "ok", "data": {"tile": {"BLOCK_M": 64}, "trials": []}})
     assert SECTIONS["tuned"].items(gpu) == ["P2"]
-    assert set(sections.chosen_tiles(gpu)) == {tuple(name.split(".")) for name in entries}
+    assert set(sections.chosen_tiles(gpu)) == {tuple(name.split(".")) for name in entries[1:]}
+
+
+def test_only_targets_of_speed_make_a_row_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [("waits of the host", False), ("forward, share of the floor", True)]
+    monkeypatch.setattr(sections, "targets", lambda row: [SimpleNamespace(text=text, met=met) for text, met in given])
+    assert not sections._is_slow({})
+    given[1] = ("forward, share of the floor", False)
+    assert sections._is_slow({})
 
 
 # --- targets and report
@@ -253,8 +320,8 @@ def test_targets_of_training_and_segmentation(plan: Plan) -> None:
     assert found == {
         f"{TRAINED}, steps per second": (8.0, True),
         f"{TRAINED}, % of a step in our kernels": (10.0, False),
-        f"{SEGMENTED}, frames per second": (35.0, True),
-        f"{SEGMENTED}, wall time over the network's": (1.4, False),
+        f"{SEGMENTED}-compiled, 4 frames a call: frames per second": (35.0, True),
+        f"{SEGMENTED}-compiled, 4 frames a call: wall time over the network's": (1.4, False),
     }
 
 
@@ -268,10 +335,12 @@ def test_the_report_shows_everything_and_what_is_missing(plan: Plan) -> None:
     write_item(gpu, "training", TRAINED.replace("bf16", "fp32"), {"status": "ok", "data": training(4.0, None)})
     write_item(gpu, "inference", SEGMENTED, {"status": "failed", "reason": "OutOfMemoryError: no room"})
     write_item(gpu, "compare", "suite", {"status": "running"})
-    lines = write_gpu_report(gpu).read_text("utf-8").splitlines()
+    expected = {"training": [TRAINED, "another"], "inference": [SEGMENTED]}
+    lines = write_gpu_report(gpu, expected).read_text("utf-8").splitlines()
     assert "- device Some GPU, torch 2.11" in lines
     assert f"| {TRAINED}, steps per second | 8 | at least 7 | met |" in lines
-    assert f"| {SEGMENTED}, frames per second | - | at least 30 | not measured |" in lines
+    assert f"| {SEGMENTED}: frames per second | - | at least 30 | not measured |" in lines
+    assert "| training another | no time was left |" in lines
     assert f"| {TRAINED} | 8 | 100 | 5 | 2 | 1.5 | 2 |" in lines
     assert f"| inference {SEGMENTED} | OutOfMemoryError: no room |" in lines
     assert "| compare suite | not finished |" in lines
@@ -285,9 +354,11 @@ def test_wrong_results_are_an_error_after_everything_is_written(plan: Plan, monk
     here = Plan(plan.out, "cpu", environment)
     for data in (check, other):
         write_item(here, "correctness", data["name"], {"status": "ok", "data": data})
-    assert wrong_results(plan.out) == ["paste.uint8"]
+    write_item(here, "kernels", "P2", {"status": "failed", "reason": "AcceleratorError: illegal address"})
+    write_item(here, "training", "it", {"status": "failed", "reason": "OutOfMemoryError"})
+    assert wrong_results(plan.out) == ["correctness paste.uint8", "kernels P2"]
     monkeypatch.setattr(job, "SECTIONS", {})
-    with pytest.raises(VidaptError, match=r"wrong results: paste\.uint8"):
+    with pytest.raises(VidaptError, match=r"wrong results: correctness paste\.uint8, kernels P2"):
         job.bench_gpu(plan.out, device="cpu", minutes=1)
     text = (plan.out / "report.md").read_text("utf-8")
     assert "| paste.uint8 | 3 | - | **FAILED** |" in text

@@ -245,7 +245,7 @@ def test_the_plan_of_a_benchmark(name: str, capsys: pytest.CaptureFixture[str]) 
     assert files_here() == before
     assert len(earlier) == ("street_world" in name)
     assert {key: rows.get(key) for key in PLANS[name]} == PLANS[name]
-    frames = 3 if "sequence" in name or "vps" in name or "street_world" in name else 1
+    frames = 2 if "sequence" in name or "vps" in name or "street_world" in name else 1
     assert rows["batch"] == [f"2 clips of {frames} frames, crop {CROPS.get(name, '512x512')}"]
     size = "mit_b5, 85.40 M" if name in LARGE else "mit_b0, 7.08 M"
     assert rows["network"] == [f"{size} parameters, random weights"]
