@@ -90,7 +90,8 @@ def test_every_benchmark_joins_with_every_method_and_network() -> None:
         assert recipe.training == method.training.model_copy(update=sizes)
         assert (recipe.method, recipe.train_on) == (method.method, method.train_on)
         assert recipe.model == method.model.model_copy(update={"encoder": network.model.encoder})
-        assert recipe.inference == benchmark.inference.model_copy(update={"weights": method.inference.weights})
+        own = {name: getattr(method.inference, name) for name in ("weights", "smoothing", "warp")}
+        assert recipe.inference == benchmark.inference.model_copy(update=own)
 
 
 def losses(run: Path) -> dict[str, float]:
