@@ -148,7 +148,7 @@ def _weights_hash(start: Path) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(load_file(chosen_path(start)).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
