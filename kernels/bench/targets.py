@@ -6,7 +6,7 @@ a baseline is stated where that baseline was timed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vidapt.kernels.bench.contrast_rows import BOTH, FORWARD, ContrastRow
@@ -39,6 +39,7 @@ class Target:
         value: what was measured, or None.
         limit: what it shall reach, or stay below.
         at_least: whether more is better.
+        by_tiles: whether it is about time alone, which other tiles may change.
     """
 
     row: str
@@ -46,6 +47,7 @@ class Target:
     value: float | None
     limit: float
     at_least: bool
+    by_tiles: bool = False
 
     @property
     def met(self) -> bool | None:
@@ -60,9 +62,9 @@ def targets(row: Mapping[str, Any]) -> list[Target]:
     return [*_TARGETS.get(row["group"], _no_targets)(row), _no_waits(row)]
 
 
-def missed(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the ids of the rows of which a target was measured and is not met."""
-    return [row["id"] for row in rows if any(target.met is False for target in targets(row))]
+def slow(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the ids of the rows of which a target that tiles can help with was measured and is not met."""
+    return [row["id"] for row in rows if any(target.by_tiles and target.met is False for target in targets(row))]
 
 
 def tunables_of(row_ids: Iterable[str]) -> list[Tunable]:
@@ -94,11 +96,12 @@ def _launches(row: Row, tunable: Tunable) -> bool:
 def _contrast(row: Mapping[str, Any]) -> Iterator[Target]:
     if row["id"] in GRAPH_ROWS:
         milliseconds = _cost(row, BOTH, "graph_ms")
-        yield _at_most(row, "forward+backward in a CUDA graph, µs", _scaled(milliseconds, 1e3), GRAPH_US)
+        graph = _at_most(row, "forward+backward in a CUDA graph, µs", _scaled(milliseconds, 1e3), GRAPH_US)
+        yield replace(graph, by_tiles=True)
         return
     forward = SHALLOW_SHARE if row["shape"]["D"] <= SHALLOW else FORWARD_SHARE
-    yield _at_least(row, "forward, share of the floor", _cost(row, FORWARD, "floor_share"), forward)
-    yield _at_least(row, "forward+backward, share of the floor", _cost(row, BOTH, "floor_share"), BOTH_SHARE)
+    yield _share(row, "forward, share of the floor", _cost(row, FORWARD, "floor_share"), forward)
+    yield _share(row, "forward+backward, share of the floor", _cost(row, BOTH, "floor_share"), BOTH_SHARE)
     for baseline, times in CONTRAST_TIMES.items():
         yield from _faster(row, baseline, BOTH, times)
     extra = _cost(row, BOTH, "extra_mib")
@@ -123,7 +126,7 @@ def contrast_mib(shape: Shape) -> float:
 def _paste(row: Mapping[str, Any]) -> Iterator[Target]:
     if clip_bytes(row["shape"]) > LARGE_CLIP_BYTES:
         for mode in (NEW, INPLACE):
-            yield _at_least(row, f"{mode}, share of the copy bandwidth", _cost(row, mode, "floor_share"), PASTE_SHARE)
+            yield _share(row, f"{mode}, share of the copy bandwidth", _cost(row, mode, "floor_share"), PASTE_SHARE)
     percent = int(row["id"].rpartition(".")[2])
     if row["shape"]["dtype"] == "fp32" and percent <= SPARSE_PERCENT:
         yield from _faster(row, "compiled where", INPLACE, PASTE_TIMES)
@@ -135,7 +138,7 @@ def clip_bytes(shape: Shape) -> float:
 
 
 def _stats(row: Mapping[str, Any]) -> Iterator[Target]:
-    yield _at_least(row, "share of the copy bandwidth", _cost(row, CALL, "floor_share"), STATS_SHARE)
+    yield _share(row, "share of the copy bandwidth", _cost(row, CALL, "floor_share"), STATS_SHARE)
     yield from _faster(row, "loop", CALL, STATS_TIMES)
 
 
@@ -175,6 +178,10 @@ def _cost(row: Mapping[str, Any], mode: str, what: str, provider: str = OURS) ->
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else factor * value
+
+
+def _share(row: Mapping[str, Any], text: str, value: float | None, limit: float) -> Target:
+    return replace(_at_least(row, text, value, limit), by_tiles=True)
 
 
 def _at_least(row: Mapping[str, Any], text: str, value: float | None, limit: float) -> Target:

@@ -133,8 +133,14 @@ def tune_kernels(
         write_json(out, {"environment": found, "tiles": tiles_data(chosen, found["device"]), "timings": timings})
 
 
-def bench_device(name: str | None) -> torch.device:
-    """Return the device to measure on.
+KERNELS_ELSEWHERE = (
+    "run vidapt bench kernels where there is one, or measure the PyTorch references on scaled-down problems with "
+    "--device cpu"
+)
+
+
+def bench_device(name: str | None, otherwise: str = KERNELS_ELSEWHERE) -> torch.device:
+    """Return the device to measure on; ``otherwise`` is what to do without a GPU.
 
     Raises:
         UserError: If it is unknown, or there is no GPU.
@@ -142,10 +148,7 @@ def bench_device(name: str | None) -> torch.device:
     if name not in (None, "cpu", "cuda"):
         raise UserError(f"device {name!r} cannot be measured; use cuda or cpu")
     if name != "cpu" and not torch.cuda.is_available():
-        raise UserError(
-            "the kernels run on a GPU, and there is none here; run vidapt bench kernels where there is one, or measure "
-            "the PyTorch references on scaled-down problems with --device cpu"
-        )
+        raise UserError(f"the kernels run on a GPU, and there is none here; {otherwise}")
     return torch.device(name or "cuda")
 
 

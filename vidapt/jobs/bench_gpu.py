@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vidapt.errors import ConfigError, UserError, VidaptError
+from vidapt.jobs.bench import bench_device
 from vidapt.jobs.bench_gpu_files import Plan, ended, forget, is_right, read_items, write_item
 from vidapt.jobs.bench_gpu_report import write_gpu_report, wrong_results
 from vidapt.jobs.bench_gpu_sections import SECTIONS
@@ -22,6 +23,7 @@ from vidapt.kernels.bench.run import first_line
 
 MARGIN = 5.0
 """Seconds before the end at which a process stops itself, so that the report is written inside the minutes."""
+MINIATURE = "--device cpu runs all of it in miniature, which shows that it works and nothing else"
 OUT_OF_TIME, TOO_LONG, BROKEN_DEVICE = 75, 76, 77
 """Exit codes of a process: the minutes are over, an item took longer than it may, the GPU answers no more."""
 
@@ -78,10 +80,10 @@ def bench_gpu(
         raise UserError(f"--minutes {minutes:g}: give a positive number")
     if unknown := [name for name in only if name not in SECTIONS]:
         raise UserError(f"--only names unknown sections {', '.join(unknown)}; allowed: {', '.join(SECTIONS)}")
-    plan = Plan(out, find_gpu(device))
-    found = environment(torch.device(plan.device), command)
+    where = bench_device(device, MINIATURE)
+    found = environment(where, command)
     _claim(out, str(found["device"]))
-    plan = Plan(out, plan.device, found)
+    plan = Plan(out, where.type, found)
     deadline = begin + 60 * minutes - MARGIN
     try:
         for name in only or SECTIONS:
@@ -96,22 +98,6 @@ def bench_gpu(
     if wrong := wrong_results(out):
         raise VidaptError(f"wrong results: {', '.join(wrong)}; {report} says by how much")
     return report
-
-
-def find_gpu(name: str | None) -> str:
-    """``cuda`` or ``cpu``.
-
-    Raises:
-        UserError: If the name is another, or there is no GPU.
-    """
-    if name not in (None, "cpu", "cuda"):
-        raise UserError(f"device {name!r} cannot be measured; use cuda or cpu")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise UserError(
-            "vidapt bench gpu needs a GPU, and torch sees none here; --device cpu runs all of it in miniature, which "
-            "shows that it works and nothing else"
-        )
-    return name or "cuda"
 
 
 def _claim(out: Path, device: str) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from vidapt.kernels.bench.correctness import check, checks
 from vidapt.kernels.bench.rows import Row
 from vidapt.kernels.bench.run import Settings, run_row, settings_for
 from vidapt.kernels.bench.suite import all_rows, scaled_rows
-from vidapt.kernels.bench.targets import targets, tunables_of
+from vidapt.kernels.bench.targets import slow, tunables_of
 from vidapt.kernels.bench.tuning import Place, Tile, Tunable, overridden, trial_data, tune
 
 SUITE = "street_world_gpu"
@@ -31,8 +31,6 @@ SAVING = 45.0
 """Seconds before the end at which a comparison is told to save and stop."""
 LEAST = 120.0
 """Seconds below which a comparison is not begun."""
-SPEED = ("floor", "bandwidth", "CUDA graph")
-"""What targets are about that tiles can help with."""
 MINIATURE = """# What vidapt bench gpu --device cpu compares.
 extends: [suites/street_world]
 title: the miniature of vidapt bench gpu
@@ -90,13 +88,9 @@ def _time_row(plan: Plan, item: str, deadline: float) -> dict[str, Any]:
 
 
 def missed_rows(plan: Plan) -> list[str]:
-    """Rows of the kernel benchmark that miss a target of speed, in its order."""
-    found = section_data(plan, "kernels")
-    return [name for name in kernel_rows(plan) if name in found and _is_slow(found[name])]
-
-
-def _is_slow(row: Mapping[str, Any]) -> bool:
-    return any(target.met is False and any(word in target.text for word in SPEED) for target in targets(row))
+    """Rows of the kernel benchmark that miss a target that tiles can help with, in its order."""
+    late = slow(section_data(plan, "kernels").values())
+    return [name for name in kernel_rows(plan) if name in late]
 
 
 def _entries(plan: Plan) -> dict[str, Tunable]:

@@ -74,6 +74,13 @@ def test_pseudo_instances_wait_for_each_frame(tmp_path: Path) -> None:
     assert step_of(tmp_path, "lidaps") == wanted
 
 
+def test_vidapt_waits_for_the_frames_that_flow_is_computed_on(tmp_path: Path) -> None:
+    frames = 2 * 2
+    wanted = Counter({place: frames * number for place, number in FRAME.items()}) + Counter(STEP)
+    wanted += Counter({("ensembling.py", "_grids"): 1, ("rounds.py", "_pick"): 4})
+    assert step_of(tmp_path, "vidapt") == wanted
+
+
 # --- the pretended GPU
 
 DEVICE_VALUES = torch.arange(6.0).view(2, 3)

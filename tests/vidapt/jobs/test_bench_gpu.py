@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,20 +83,25 @@ def test_a_later_call_measures_what_is_missing_or_failed(
     assert measured == ["b", "b"]
 
 
+def die_at_b(tasks: Sequence[Task], function: Callable[[Any], None], **options: Any) -> dict[str, str]:
+    """What ``run_tasks`` tells of a process that ends in the middle of item b."""
+    share: job.Share = tasks[0].argument
+    for item in share.items:
+        write_item(share.plan, share.section, item, {"status": "running"})
+        if item == "b":
+            return {share.section: "its process ended by signal 11"}
+        write_item(share.plan, share.section, item, {"status": "ok", "data": {}})
+    return {}
+
+
 def test_a_process_that_dies_costs_one_item(plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
 
-    def die_at_b(tasks: Sequence[Task], function: Callable[[Any], None], **options: Any) -> dict[str, str]:
-        share: job.Share = tasks[0].argument
-        started.append(list(share.items))
-        for item in share.items:
-            write_item(share.plan, share.section, item, {"status": "running"})
-            if item == "b":
-                return {share.section: "its process ended by signal 11"}
-            write_item(share.plan, share.section, item, {"status": "ok", "data": {}})
-        return {}
+    def watched(tasks: Sequence[Task], function: Callable[[Any], None], **options: Any) -> dict[str, str]:
+        started.append(list(tasks[0].argument.items))
+        return die_at_b(tasks, function)
 
-    monkeypatch.setattr(job, "run_tasks", die_at_b)
+    monkeypatch.setattr(job, "run_tasks", watched)
     run_items(plan)
     assert started == [list("abcd"), list("cd")]
     assert statuses(plan) == {"a": "ok", "b": "failed", "c": "ok", "d": "ok"}
@@ -137,16 +141,6 @@ def test_a_file_that_an_earlier_call_left_open_takes_no_blame(
     plan: Plan, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_item(Plan(plan.out, "cpu", HERE | {"time": "before"}), "letters", "d", {"status": "running"})
-
-    def die_at_b(tasks: Sequence[Task], function: Callable[[Any], None], **options: Any) -> dict[str, str]:
-        share: job.Share = tasks[0].argument
-        for item in share.items:
-            write_item(share.plan, share.section, item, {"status": "running"})
-            if item == "b":
-                return {share.section: "its process ended by signal 11"}
-            write_item(share.plan, share.section, item, {"status": "ok", "data": {}})
-        return {}
-
     monkeypatch.setattr(job, "run_tasks", die_at_b)
     run_items(plan)
     assert statuses(plan) == {"a": "ok", "b": "failed", "c": "ok", "d": "ok"}
@@ -222,7 +216,7 @@ def test_sections_and_their_order_in_one_call(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="torch sees none here; --device cpu runs all of it in miniature"):
+    with pytest.raises(UserError, match="there is none here; --device cpu runs all of it in miniature"):
         job.bench_gpu(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -264,7 +258,7 @@ def test_a_damaged_file_is_named(plan: Plan, text: str) -> None:
 
 def test_tiles_are_searched_where_a_row_misses_a_target(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Plan(plan.out, "cuda", HERE)
-    monkeypatch.setattr(sections, "_is_slow", lambda row: row["late"])
+    monkeypatch.setattr(sections, "slow", lambda rows: [row["id"] for row in rows if row["late"]])
     for name, late in (("P2", True), ("P1", False)):
         write_item(gpu, "kernels", name, {"status": "ok", "data": {"id": name, "late": late}})
     assert sections.missed_rows(gpu) == ["P2"]
@@ -279,14 +273,6 @@ def test_tiles_are_searched_where_a_row_misses_a_target(plan: Plan, monkeypatch:
         write_item(gpu, "tiles", name, {"status": "ok", "data": {"tile": {"BLOCK_M": 64}, "trials": []}})
     assert SECTIONS["tuned"].items(gpu) == ["P2"]
     assert set(sections.chosen_tiles(gpu)) == {tuple(name.split(".")) for name in entries[1:]}
-
-
-def test_only_targets_of_speed_make_a_row_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [("waits of the host", False), ("forward, share of the floor", True)]
-    monkeypatch.setattr(sections, "targets", lambda row: [SimpleNamespace(text=text, met=met) for text, met in given])
-    assert not sections._is_slow({})
-    given[1] = ("forward, share of the floor", False)
-    assert sections._is_slow({})
 
 
 # --- targets and report
